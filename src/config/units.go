@@ -1,0 +1,4 @@
+package config
+
+// Size is an amount of bytes.
+type Size int64
