@@ -1,7 +1,6 @@
 package bag
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/hex"
 	"errors"
@@ -126,13 +125,10 @@ func (e *LineError) Unwrap() error { return e.Err }
 // lower-case checksum, two spaces, path; CR, LF and % in it as %0D, %0A and %25; each line ended by LF; sorted by the bytes of the decoded
 // path, none twice; no path is a directory of another. It keeps one line in memory and allocates nothing per line.
 type ManifestScanner struct {
-	r     *bufio.Reader
-	alg   Algorithm
+	lines *lineScanner
 	kind  Kind
-	long  []byte // a line longer than the reader's buffer
 	path  []byte
 	sum   []byte
-	line  int
 	prev  []byte
 	stack []int // lengths of prefixes of prev that are listed files; see checkOrder
 	err   error
@@ -140,11 +136,7 @@ type ManifestScanner struct {
 
 // NewManifestScanner reads a manifest of alg from r.
 func NewManifestScanner(r io.Reader, alg Algorithm, kind Kind) *ManifestScanner {
-	br, ok := r.(*bufio.Reader)
-	if !ok {
-		br = bufio.NewReaderSize(r, 16<<10)
-	}
-	s := &ManifestScanner{r: br, alg: alg, kind: kind, sum: make([]byte, alg.Size())}
+	s := &ManifestScanner{lines: newLineScanner(r, maxLine), kind: kind, sum: make([]byte, alg.Size())}
 	if alg.Size() == 0 {
 		s.err = fmt.Errorf("checksum algorithm %q is not known", string(alg))
 	}
@@ -156,23 +148,16 @@ func (s *ManifestScanner) Scan() bool {
 	if s.err != nil {
 		return false
 	}
-	line, err := s.readLine()
-	if err == io.EOF && len(line) == 0 {
-		s.err = io.EOF
+	if !s.lines.scan() {
+		s.err = s.lines.err
 		return false
 	}
-	s.line++
-	if err == io.EOF {
-		return s.fail(Malformed, errors.New("the last line does not end in LF"))
-	}
-	if err != nil {
-		s.err = err
-		return false
-	}
+	line := s.lines.bytes()
 	n := 2 * len(s.sum)
 	if len(line) < n+3 || line[n] != ' ' || line[n+1] != ' ' || !decodeHex(s.sum, line[:n], false) {
 		return s.fail(Malformed, fmt.Errorf("want %d lower-case hexadecimal digits, two spaces and a path", n))
 	}
+	var err error
 	s.prev, s.path = s.path, s.prev[:0]
 	if s.path, err = decodePath(s.path, line[n+2:]); err != nil {
 		return s.fail(Malformed, err)
@@ -190,28 +175,8 @@ func (s *ManifestScanner) Scan() bool {
 }
 
 func (s *ManifestScanner) fail(k FaultKind, err error) bool {
-	s.err = &LineError{Line: s.line, Kind: k, Path: string(s.path), Err: err}
+	s.err = &LineError{Line: s.lines.line, Kind: k, Path: string(s.path), Err: err}
 	return false
-}
-
-// readLine gives the next line without its LF, and io.EOF with a last line that has none.
-func (s *ManifestScanner) readLine() ([]byte, error) {
-	line, err := s.r.ReadSlice('\n')
-	if err == bufio.ErrBufferFull {
-		s.long = append(s.long[:0], line...)
-		for err == bufio.ErrBufferFull {
-			if len(s.long) > maxLine {
-				return nil, &LineError{Line: s.line, Kind: Malformed, Err: fmt.Errorf("the line is longer than %d bytes", maxLine)}
-			}
-			line, err = s.r.ReadSlice('\n')
-			s.long = append(s.long, line...)
-		}
-		line = s.long
-	}
-	if err != nil {
-		return line, err
-	}
-	return line[:len(line)-1], nil
 }
 
 // checkOrder compares s.path with the lines before it. Sorted strings that begin with p stand together, right behind p; so
@@ -219,7 +184,7 @@ func (s *ManifestScanner) readLine() ([]byte, error) {
 // to see that "data/a" is listed both as a file and as the directory of "data/a/b".
 func (s *ManifestScanner) checkOrder() error {
 	switch c := bytes.Compare(s.prev, s.path); {
-	case s.line == 1:
+	case s.lines.line == 1:
 		return nil
 	case c == 0:
 		return errors.New("the path is listed twice")
@@ -249,15 +214,10 @@ func (s *ManifestScanner) Path() []byte { return s.path }
 func (s *ManifestScanner) Sum() []byte { return s.sum }
 
 // Line is the number of the current line, from 1: at the end, the number of lines.
-func (s *ManifestScanner) Line() int { return s.line }
+func (s *ManifestScanner) Line() int { return s.lines.line }
 
 // Err is what stopped Scan: nil at the end of the manifest, a *[LineError] for a fault of the manifest, else the reader's error.
-func (s *ManifestScanner) Err() error {
-	if s.err == io.EOF {
-		return nil
-	}
-	return s.err
-}
+func (s *ManifestScanner) Err() error { return s.err }
 
 // ScanManifest yields the lines of a canonical payload manifest in its order. After an error it yields no more. The
 // entries may be kept.
