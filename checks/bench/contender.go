@@ -1,0 +1,212 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"cis490/src/identity"
+)
+
+// contender moves the sealed episodes below source into a fresh folder.
+type contender interface {
+	name() string
+	run(ctx context.Context, source, work string, episodes int) (result, error)
+}
+
+func build(ctx context.Context, bin string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", bin+"/", "./src/cmd/cis490-receiver", "./src/cmd/cis490-shipper")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if err := os.MkdirAll(bin, 0o755); err != nil {
+		return err
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// server is a program that runs while the client is timed.
+type server struct {
+	cmd *exec.Cmd
+	log bytes.Buffer
+}
+
+func start(ctx context.Context, address, program string, args ...string) (*server, error) {
+	s := &server{cmd: exec.CommandContext(ctx, program, args...)}
+	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
+	if err := s.cmd.Start(); err != nil {
+		return nil, err
+	}
+	for range 200 {
+		if c, err := net.Dial("tcp", address); err == nil {
+			return s, c.Close()
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	_, err := s.stop()
+	return nil, fmt.Errorf("%s does not listen on %s: %w\n%s", program, address, err, s.log.String())
+}
+
+func (s *server) stop() (*os.ProcessState, error) {
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return nil, err
+	}
+	err := s.cmd.Wait()
+	if exit := new(exec.ExitError); errors.As(err, &exit) {
+		err = nil // rsync's daemon ends with 20 on SIGTERM
+	}
+	return s.cmd.ProcessState, err
+}
+
+func use(r *result, s *os.ProcessState, rss *int64) {
+	r.cpu += s.UserTime() + s.SystemTime()
+	*rss = s.SysUsage().(*syscall.Rusage).Maxrss << 10
+}
+
+func freeAddress() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
+}
+
+// ours is the shipper pushing a queue to the receiver.
+type ours struct{ bin string }
+
+func (ours) name() string { return "cis490 (mTLS, verified, durable)" }
+
+func (o ours) run(ctx context.Context, source, work string, episodes int) (r result, err error) {
+	// The queue is a copy by hard links: shipping frees it, and the source serves the next round.
+	data := filepath.Join(work, "lab-host")
+	if err := os.MkdirAll(data, 0o755); err != nil {
+		return r, err
+	}
+	if out, err := exec.CommandContext(ctx, "cp", "-al", filepath.Join(source, "sealed"), data+"/").CombinedOutput(); err != nil {
+		return r, fmt.Errorf("cp: %w: %s", err, out)
+	}
+	_, key, err := identity.LoadOrMakeHostKey(filepath.Join(data, "identity"))
+	if err != nil {
+		return r, err
+	}
+	address, err := freeAddress()
+	if err != nil {
+		return r, err
+	}
+	receiverHCL, labHCL := filepath.Join(work, "receiver.hcl"), filepath.Join(work, "lab-host.hcl")
+	if err := errors.Join(
+		os.WriteFile(receiverHCL, fmt.Appendf(nil, "state_dir = %q\nrun_dir = %q\nlisten = %q\ntls {\n  names = [\"127.0.0.1\"]\n}\nhost \"bench\" {\n  key = %q\n}\n",
+			work+"/receiver", work+"/run-receiver", address, key), 0o644),
+		os.WriteFile(labHCL, fmt.Appendf(nil, "host = \"bench\"\ndata_dir = %q\nrun_dir = %q\nreceiver {\n  url = \"https://%s\"\n  ca_file = %q\n}\n",
+			data, work+"/run", address, work+"/receiver/ca/ca.crt"), 0o644)); err != nil {
+		return r, err
+	}
+	if out, err := exec.CommandContext(ctx, filepath.Join(o.bin, "cis490-receiver"), "ca", "init", "--config", receiverHCL).CombinedOutput(); err != nil {
+		return r, fmt.Errorf("ca init: %w\n%s", err, out)
+	}
+	srv, err := start(ctx, address, filepath.Join(o.bin, "cis490-receiver"), "serve", "--config", receiverHCL)
+	if err != nil {
+		return r, err
+	}
+	syscall.Sync()
+	push := exec.CommandContext(ctx, filepath.Join(o.bin, "cis490-shipper"), "push", "--wait", "--config", labHCL)
+	var log bytes.Buffer
+	push.Stdout, push.Stderr = &log, &log
+	began := time.Now()
+	if err := push.Start(); err != nil {
+		return r, err
+	}
+	acknowledged := make(chan time.Duration, 1)
+	go func() { acknowledged <- watchLedger(ctx, filepath.Join(data, "receipts"), episodes, began) }()
+	if err := push.Wait(); err != nil {
+		return r, fmt.Errorf("push: %w\n%s", err, log.String())
+	}
+	r.wall = <-acknowledged
+	use(&r, push.ProcessState, &r.clientRSS)
+	state, err := srv.stop()
+	if err != nil {
+		return r, err
+	}
+	use(&r, state, &r.serverRSS)
+	return r, os.RemoveAll(work)
+}
+
+// watchLedger says when the n-th receipt was in the ledger: the last
+// acknowledgement. Freeing the sources, which follows, is not timed.
+func watchLedger(ctx context.Context, dir string, n int, began time.Time) time.Duration {
+	for ctx.Err() == nil {
+		lines := 0
+		files, _ := filepath.Glob(filepath.Join(dir, "*.jsonl"))
+		for _, f := range files {
+			b, _ := os.ReadFile(f)
+			lines += bytes.Count(b, []byte{'\n'})
+		}
+		if lines >= n {
+			break
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+	return time.Since(began)
+}
+
+// rsync is rsync to an rsync daemon, without TLS; fsync makes the daemon flush
+// every file, else a sync of the file system at the end is timed.
+type rsync struct{ fsync bool }
+
+func (r rsync) name() string {
+	if r.fsync {
+		return "rsync -a --fsync, daemon"
+	}
+	return "rsync -a, daemon, then sync"
+}
+
+func (p rsync) run(ctx context.Context, source, work string, _ int) (r result, err error) {
+	store := filepath.Join(work, "store")
+	if err := os.MkdirAll(store, 0o755); err != nil {
+		return r, err
+	}
+	address, err := freeAddress()
+	if err != nil {
+		return r, err
+	}
+	conf := filepath.Join(work, "rsyncd.conf")
+	if err := os.WriteFile(conf, fmt.Appendf(nil, "use chroot = no\nuid = %d\ngid = %d\n[store]\npath = %s\nread only = no\n", os.Getuid(), os.Getgid(), store), 0o644); err != nil {
+		return r, err
+	}
+	host, port, _ := strings.Cut(address, ":")
+	srv, err := start(ctx, address, "rsync", "--daemon", "--no-detach", "--config="+conf, "--address="+host, "--port="+port)
+	if err != nil {
+		return r, err
+	}
+	args := []string{"-a"}
+	if p.fsync {
+		args = append(args, "--fsync")
+	}
+	client := exec.CommandContext(ctx, "rsync", append(args, source+"/sealed/", "rsync://"+address+"/store/")...)
+	syscall.Sync()
+	began := time.Now()
+	if out, err := client.CombinedOutput(); err != nil {
+		return r, fmt.Errorf("%w: %s", err, out)
+	}
+	if !p.fsync {
+		syscall.Sync()
+	}
+	r.wall = time.Since(began)
+	use(&r, client.ProcessState, &r.clientRSS)
+	state, err := srv.stop()
+	if err != nil {
+		return r, err
+	}
+	use(&r, state, &r.serverRSS)
+	return r, os.RemoveAll(work)
+}
