@@ -89,7 +89,7 @@ func receiverSchema(c *Receiver, hosts *[]*Host) *block {
 			},
 			{
 				name: "host", label: "name",
-				doc: "A host that may send episodes; one block for each. Others can be let in with \"cis490-receiver hosts allow\".",
+				doc:   "A host that may send episodes; one block for each. Others can be let in with \"cis490-receiver hosts allow\".",
 				attrs: hostAttrs(new(Host)), example: "lab-01",
 				checkLabel: func(label string) error {
 					if err := checkHost(label); err != nil {

@@ -38,7 +38,18 @@ var ErrLocked = errors.New("locked by another process")
 //
 // A process killed half-way leaves a file named .<base>.tmp-<number> behind; it
 // is never read.
-func WriteFile(path string, data []byte, perm fs.FileMode) (err error) {
+func WriteFile(path string, data []byte, perm fs.FileMode) error {
+	return write(path, data, perm, os.Rename)
+}
+
+// WriteNew is WriteFile for what must never be overwritten, such as a key: where
+// path exists already it is left alone and the error is fs.ErrExist. Of several
+// callers at once, in whatever process, one succeeds.
+func WriteNew(path string, data []byte, perm fs.FileMode) error {
+	return write(path, data, perm, renameNoReplace)
+}
+
+func write(path string, data []byte, perm fs.FileMode, rename func(from, to string) error) (err error) {
 	dir, base := filepath.Split(path)
 	if dir == "" {
 		dir = "."
@@ -66,7 +77,7 @@ func WriteFile(path string, data []byte, perm fs.FileMode) (err error) {
 	if err := f.Close(); err != nil {
 		return err
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
+	if err := rename(f.Name(), path); err != nil {
 		return err
 	}
 	return SyncDir(dir)
@@ -201,21 +212,46 @@ func MoveToTrash(path, trash string) (string, error) {
 	}
 }
 
+// renameNoReplace is rename(2) that fails with EEXIST instead of replacing.
 func renameNoReplace(oldpath, newpath string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, oldpath, unix.AT_FDCWD, newpath, unix.RENAME_NOREPLACE)
 	if err == unix.EINVAL || err == unix.ENOSYS {
-		// A file system without RENAME_NOREPLACE. The name has the time in
-		// nanoseconds and the pid in it, so looking first is good enough.
-		if _, serr := os.Lstat(newpath); serr == nil {
-			err = unix.EEXIST
-		} else {
-			err = unix.Rename(oldpath, newpath)
-		}
+		// A file system without RENAME_NOREPLACE.
+		err = renameByLink(oldpath, newpath)
 	}
 	if err != nil {
 		return &os.LinkError{Op: "rename", Old: oldpath, New: newpath, Err: err}
 	}
 	return nil
+}
+
+// renameByLink does for files what link(2) and unlink(2) can; both names exist
+// for a moment. A directory has no second name: it is made sure that nothing
+// stands at newpath, and rename(2) itself replaces no more than an empty
+// directory made since.
+func renameByLink(oldpath, newpath string) error {
+	st, err := os.Lstat(oldpath)
+	if err != nil {
+		return unwrapErrno(err)
+	}
+	if st.IsDir() {
+		if _, err := os.Lstat(newpath); err == nil {
+			return unix.EEXIST
+		}
+		return unix.Rename(oldpath, newpath)
+	}
+	if err := unix.Linkat(unix.AT_FDCWD, oldpath, unix.AT_FDCWD, newpath, 0); err != nil {
+		return err
+	}
+	return unix.Unlink(oldpath)
+}
+
+func unwrapErrno(err error) error {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno
+	}
+	return err
 }
 
 // EmptyTrash unlinks all that earlier calls of Remove left in trash. A trash

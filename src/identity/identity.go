@@ -9,78 +9,221 @@
 package identity
 
 import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
-	"cis490/src/code"
+	"cis490/src/durable"
+)
+
+// Files of a host's identity, in the directory given to LoadOrMakeHostKey.
+const (
+	HostKeyFile  = "host.key"
+	HostCertFile = "host.crt"
+)
+
+// always is the validity of what must not expire at an awkward hour: it began
+// before any clock of a lab host may be wrong to, and has no well-defined end
+// (RFC 5280, section 4.1.2.5).
+var (
+	alwaysFrom = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+	alwaysTo   = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 )
 
 // LoadOrMakeHostKey loads dir/host.key and dir/host.crt, and makes what is
 // missing, dir included. key is the public key's hash (see KeyHash). The
 // certificate is self-signed, carries no name that anybody checks, and never
-// expires (RFC 5280, section 4.1.2.5: 99991231235959Z).
+// expires. It is derived from the key: without a fitting one a new one is made,
+// and who the host is does not change by that.
+//
+// A host.key that can't be read or used is an error. It is never replaced: the
+// receiver knows the host by it.
 func LoadOrMakeHostKey(dir string) (cert tls.Certificate, key string, err error) {
-	return tls.Certificate{}, "", nil
+	fail := func(err error) (tls.Certificate, string, error) {
+		return tls.Certificate{}, "", fmt.Errorf("host key: %w", err)
+	}
+	if err := durable.MkdirAll(dir, 0o700); err != nil {
+		return fail(err)
+	}
+	signer, err := loadOrMakeKey(filepath.Join(dir, HostKeyFile))
+	if err != nil {
+		return fail(err)
+	}
+	certFile := filepath.Join(dir, HostCertFile)
+	leaf, err := readCert(certFile)
+	if err != nil || !samePublic(leaf.PublicKey, signer.Public()) {
+		t := &x509.Certificate{
+			Subject:     pkix.Name{CommonName: "cis490 lab host"},
+			KeyUsage:    x509.KeyUsageDigitalSignature,
+			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+			NotBefore:   alwaysFrom, NotAfter: alwaysTo,
+			BasicConstraintsValid: true,
+		}
+		if leaf, err = sign(t, t, signer.Public(), signer); err != nil {
+			return fail(err)
+		}
+		// On a full or read-only disk the host is who it is all the same, and the
+		// next start tries again.
+		_ = durable.WriteFile(certFile, certPEM(leaf), 0o600)
+	}
+	return tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: signer, Leaf: leaf}, KeyHash(leaf), nil
 }
 
 // KeyHash is sha256:<64 hex digits> of the certificate's DER
 // SubjectPublicKeyInfo, as `openssl x509 -pubkey -noout | openssl pkey -pubin
 // -outform der | sha256sum` gives it.
-func KeyHash(cert *x509.Certificate) string { return "" }
+func KeyHash(cert *x509.Certificate) string { return hash(cert.RawSubjectPublicKeyInfo) }
 
-// ValidKeyHash says whether s is written as KeyHash writes it.
-func ValidKeyHash(s string) bool { return false }
+// Fingerprint is sha256:<64 hex digits> of the DER certificate, as `openssl x509
+// -outform der | sha256sum` gives it. It is for people to compare.
+func Fingerprint(cert *x509.Certificate) string { return hash(cert.Raw) }
 
-// Fingerprint is the SHA-256 of the DER certificate in the same form; it is for
-// people to compare.
-func Fingerprint(cert *x509.Certificate) string { return "" }
+const hashPrefix = "sha256:"
 
-// CA issues the receiver's certificate.
-type CA struct {
-	Cert *x509.Certificate
-	PEM  []byte // the root's certificate, for ca_file on the hosts
+func hash(der []byte) string {
+	sum := sha256.Sum256(der)
+	return hashPrefix + hex.EncodeToString(sum[:])
 }
 
-// InitCA makes a CA and writes certFile and keyFile. Files that are there already
-// and belong together are loaded instead (made is false); one without the other
-// is an error.
-func InitCA(certFile, keyFile string) (ca *CA, made bool, err error) { return nil, false, nil }
+// ValidKeyHash says whether s is written as KeyHash writes it.
+func ValidKeyHash(s string) bool {
+	digits, ok := strings.CutPrefix(s, hashPrefix)
+	if !ok || len(digits) != 2*sha256.Size {
+		return false
+	}
+	for _, c := range []byte(digits) {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
 
-// LoadCA loads what InitCA wrote.
-func LoadCA(certFile, keyFile string) (*CA, error) { return nil, nil }
+// loadOrMakeKey reads a private key, or makes one where there is none (ECDSA on
+// P-256, which every TLS stack takes).
+func loadOrMakeKey(file string) (crypto.Signer, error) {
+	signer, err := readKey(file)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return signer, err
+	}
+	made, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(made)
+	if err != nil {
+		return nil, err
+	}
+	b := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	// Whoever comes first makes it; it shows up whole or not at all.
+	if err := durable.WriteNew(file, b, 0o600); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	return readKey(file)
+}
 
-// Issue makes a key and a certificate for names, DNS names or IP addresses.
-func (ca *CA) Issue(names []string) (*tls.Certificate, error) { return nil, nil }
+func readKey(file string) (crypto.Signer, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	for rest := b; ; {
+		var p *pem.Block
+		if p, rest = pem.Decode(rest); p == nil {
+			return nil, fmt.Errorf("%s holds no private key in PEM; it is not replaced, because the other side knows the one that was there: restore it, or move it away to have a new one made", file)
+		}
+		if !strings.HasSuffix(p.Type, "PRIVATE KEY") {
+			continue // EC PARAMETERS, a certificate
+		}
+		var key any
+		switch p.Type {
+		case "EC PRIVATE KEY":
+			key, err = x509.ParseECPrivateKey(p.Bytes)
+		case "RSA PRIVATE KEY":
+			key, err = x509.ParsePKCS1PrivateKey(p.Bytes)
+		default:
+			key, err = x509.ParsePKCS8PrivateKey(p.Bytes)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+		signer, ok := key.(crypto.Signer)
+		if !ok {
+			return nil, fmt.Errorf("%s: a %T can't sign", file, key)
+		}
+		return signer, nil
+	}
+}
 
-// Server gives the receiver's TLS configuration a certificate and keeps it fresh.
-type Server struct{}
+func readCert(file string) (*x509.Certificate, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	certs, err := parseCerts(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return certs[0], nil
+}
 
-// NewServer issues certificates for names from ca; each is replaced, while
-// running, well before it expires.
-func NewServer(ca *CA, names []string) (*Server, error) { return nil, nil }
+// parseCerts reads all certificates of a PEM file; none is an error.
+func parseCerts(b []byte) ([]*x509.Certificate, error) {
+	var certs []*x509.Certificate
+	for {
+		var p *pem.Block
+		if p, b = pem.Decode(b); p == nil {
+			break
+		}
+		if p.Type != "CERTIFICATE" {
+			continue
+		}
+		c, err := x509.ParseCertificate(p.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		certs = append(certs, c)
+	}
+	if len(certs) == 0 {
+		return nil, errors.New("no PEM block of type CERTIFICATE in it")
+	}
+	return certs, nil
+}
 
-// NewServerFiles uses the certificate chain and key of these files, and reads
-// them again when they change.
-func NewServerFiles(certFile, keyFile string) (*Server, error) { return nil, nil }
+func certPEM(c *x509.Certificate) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
+}
 
-// Config is TLS 1.3 only and asks for any client certificate without verifying
-// it: the caller looks its KeyHash up. HTTP/1.1 only.
-func (s *Server) Config() *tls.Config { return nil }
+// sign makes a certificate with a random serial number of 127 bits.
+func sign(t, parent *x509.Certificate, pub crypto.PublicKey, signer crypto.Signer) (*x509.Certificate, error) {
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
+	if err != nil {
+		return nil, err
+	}
+	t.SerialNumber = serial.Add(serial, big.NewInt(1))
+	der, err := x509.CreateCertificate(rand.Reader, t, parent, pub, signer)
+	if err != nil {
+		return nil, err
+	}
+	return x509.ParseCertificate(der)
+}
 
-// NotAfter is when the certificate now in use expires.
-func (s *Server) NotAfter() time.Time { return time.Time{} }
-
-// Client is the host's side: whom it trusts and who it is.
-type Client struct{}
-
-// NewClient trusts the certificates in caFile ("": the system's roots) for
-// serverName and presents cert.
-func NewClient(cert tls.Certificate, caFile, serverName string) (*Client, error) { return nil, nil }
-
-// Config is TLS 1.3 only, HTTP/1.1 only. caFile is read again when it changes.
-func (c *Client) Config() *tls.Config { return nil }
-
-// Explain returns a TLS failure in err's chain as tls-untrusted, tls-expired or
-// tls-wrong-name with what was expected and what came, else nil.
-func (c *Client) Explain(err error) *code.Error { return nil }
+func samePublic(a, b crypto.PublicKey) bool {
+	k, ok := a.(interface{ Equal(crypto.PublicKey) bool })
+	return ok && k.Equal(b)
+}
