@@ -68,45 +68,141 @@ func Main(cmd *cobra.Command) {
 	os.Exit(status)
 }
 
-// Execute runs cmd with args and returns the exit status.
+// Execute runs cmd, a root command, with args, prints the error if there is
+// one, and returns the exit status.
 func Execute(ctx context.Context, cmd *cobra.Command, args []string) int {
-	Setup(cmd)
+	setup(cmd)
 	cmd.SetArgs(args)
 	ran, err := cmd.ExecuteContextC(ctx)
-	return Report(ran, err)
+	return report(ctx, ran, err)
 }
 
-// Setup gives cmd, the root, --version and makes flag errors usage errors.
-func Setup(cmd *cobra.Command) {
-	cmd.Version = version.String()
-	cmd.SilenceErrors, cmd.SilenceUsage = true, true
-	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return &ExitError{Usage, err} })
+// failure is an error that a command itself returned; every other one is cobra's
+// about how it was called.
+type failure struct{ error }
+
+func (f failure) Unwrap() error { return f.error }
+
+func setup(root *cobra.Command) {
+	root.Version = version.String()
+	root.SilenceErrors, root.SilenceUsage = true, true
+	mark(root)
 }
 
-// Report prints err, which cmd returned, and gives its exit status.
-func Report(cmd *cobra.Command, err error) int {
+// mark has c and its subcommands return their errors as failures.
+func mark(c *cobra.Command) {
+	if c.HasSubCommands() && !c.Runnable() {
+		// Cobra would take a misspelt subcommand for an argument, print the help
+		// and call it a success.
+		c.Args = cobra.ArbitraryArgs
+		c.RunE = func(c *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return c.Help()
+			}
+			msg := fmt.Sprintf("unknown command %q", args[0])
+			if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+				msg += fmt.Sprintf(", did you mean %q?", near[0])
+			}
+			return UsageErrorf("%s", msg)
+		}
+	}
+	for _, f := range []*func(*cobra.Command, []string) error{&c.PersistentPreRunE, &c.PreRunE, &c.RunE, &c.PostRunE, &c.PersistentPostRunE} {
+		if run := *f; run != nil {
+			*f = func(c *cobra.Command, args []string) error {
+				if err := run(c, args); err != nil {
+					return failure{err}
+				}
+				return nil
+			}
+		}
+	}
+	for _, sub := range c.Commands() {
+		mark(sub)
+	}
+}
+
+func report(ctx context.Context, cmd *cobra.Command, err error) int {
+	if err == nil {
+		return OK
+	}
 	var exit *ExitError
 	var bad *config.Error
+	w, name := cmd.ErrOrStderr(), cmd.Root().Name()
+	if !errors.As(err, new(failure)) {
+		exit = &ExitError{Usage, err}
+	}
 	switch {
-	case err == nil:
-		return OK
-	case errors.As(err, &bad):
-		fmt.Fprint(cmd.ErrOrStderr(), bad.Error())
+	case exit == nil && errors.As(err, &bad):
+		fmt.Fprintf(w, "%s\n", bad.Error())
 		return Config
-	case errors.As(err, &exit):
+	case exit != nil || errors.As(err, &exit):
 		if exit.Err != nil {
-			fmt.Fprintf(cmd.ErrOrStderr(), "%s: %v\n", cmd.Root().Name(), exit.Err)
+			fmt.Fprintf(w, "%s: %v\n", name, exit.Err)
 			if exit.Status == Usage {
-				fmt.Fprintf(cmd.ErrOrStderr(), "See %s --help\n", cmd.CommandPath())
+				fmt.Fprintf(w, "See %s --help\n", cmd.CommandPath())
 			}
 		}
 		return exit.Status
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		fmt.Fprintf(w, "%s: interrupted\n", name)
+		return Failed
 	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "%s: %v\n", cmd.Root().Name(), err)
+	fmt.Fprintf(w, "%s: %v\n", name, err)
 	return Failed
 }
 
 // ConfigFlag adds --config to cmd and all its subcommands.
 func ConfigFlag(cmd *cobra.Command, path *string, def string) {
 	cmd.PersistentFlags().StringVar(path, "config", def, "configuration `FILE`: HCL, or its JSON syntax if it ends in .json")
+	_ = cmd.MarkPersistentFlagFilename("config", "hcl", "json")
+}
+
+// CheckLabHost is the command check-config for lab-host.hcl. path is what
+// ConfigFlag fills in.
+func CheckLabHost(path *string) *cobra.Command {
+	return checkConfig(path, config.LabHostExample, func(path string, opts ...config.Option) error {
+		_, err := config.LoadLabHost(path, opts...)
+		return err
+	})
+}
+
+// CheckReceiver is the command check-config for receiver.hcl.
+func CheckReceiver(path *string) *cobra.Command {
+	return checkConfig(path, config.ReceiverExample, func(path string, opts ...config.Option) error {
+		_, err := config.LoadReceiver(path, opts...)
+		return err
+	})
+}
+
+func checkConfig(path *string, example func() string, load func(string, ...config.Option) error) *cobra.Command {
+	var show, noFiles bool
+	c := &cobra.Command{
+		Use:   "check-config [FILE]",
+		Short: "Check the configuration and name every mistake in it",
+		Long: "Check FILE, or the file given by --config, and name every mistake with its line\n" +
+			"and what is allowed instead. Exit status 0: it can be used; 78: it can't.",
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			if show {
+				_, err := fmt.Fprint(c.OutOrStdout(), example())
+				return err
+			}
+			file := *path
+			if len(args) > 0 {
+				file = args[0]
+			}
+			opts := []config.Option{config.Warn(func(text string) { fmt.Fprint(c.ErrOrStderr(), text) })}
+			if !noFiles {
+				opts = append(opts, config.CheckFiles())
+			}
+			if err := load(file, opts...); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintf(c.OutOrStdout(), "%s: ok\n", file)
+			return err
+		},
+	}
+	c.Flags().BoolVar(&show, "example", false, "print a commented example instead")
+	c.Flags().BoolVar(&noFiles, "no-files", false, "do not look at the files and groups that it names, as when it is for another machine")
+	return c
 }

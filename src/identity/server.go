@@ -149,9 +149,10 @@ type Server struct {
 	stale func(*tls.Certificate) bool
 	fresh func() (*tls.Certificate, error)
 
-	mu    sync.Mutex
-	cert  *tls.Certificate
-	tried time.Time
+	mu     sync.Mutex
+	cert   *tls.Certificate
+	tried  time.Time
+	failed bool
 }
 
 // NewServer issues certificates for names from ca; each is replaced, while
@@ -209,8 +210,9 @@ func (s *Server) current() *tls.Certificate {
 	if now := time.Now(); s.stale(s.cert) && now.Sub(s.tried) >= time.Second {
 		s.tried = now
 		if c, err := s.fresh(); err == nil {
-			s.cert = c
-		} else if s.Log != nil {
+			s.cert, s.failed = c, false
+		} else if s.Log != nil && !s.failed {
+			s.failed = true
 			s.Log.Error("can't renew the receiver's certificate, the one before stays in use", "err", err, "expires", s.cert.Leaf.NotAfter)
 		}
 	}

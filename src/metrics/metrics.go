@@ -6,20 +6,69 @@ package metrics
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
+	"time"
 
 	vm "github.com/VictoriaMetrics/metrics"
 )
 
-// Handler answers /metrics with the sets and with the process's own figures, in
-// the Prometheus text format 0.0.4.
-func Handler(sets ...*vm.Set) http.Handler { return http.NotFoundHandler() }
+// Handler answers GET /metrics with the sets and with the process's own figures
+// (CPU, memory, open files, Go's runtime), in the Prometheus text format.
+func Handler(sets ...*vm.Set) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+		for _, s := range sets {
+			s.WritePrometheus(w)
+		}
+		vm.WriteProcessMetrics(w)
+	})
+	return mux
+}
 
-// Serve answers requests on addr (host:port) until ctx is done. "" is no
-// listener: it returns at once. An address that can't be listened on is logged and
-// tried again, and is no reason to stop.
-func Serve(ctx context.Context, addr string, h http.Handler, log *slog.Logger) {}
+// Serve answers requests on addr (host:port) until ctx is done, and returns
+// then. "" is no listener: it returns at once. An address that can't be listened
+// on is logged and tried again every ten seconds: it is no reason to stop.
+func Serve(ctx context.Context, addr string, h http.Handler, log *slog.Logger) {
+	if addr == "" {
+		return
+	}
+	last := ""
+	for ctx.Err() == nil {
+		err := listen(ctx, addr, h)
+		if ctx.Err() != nil {
+			return
+		}
+		if text := err.Error(); text != last {
+			log.Error("can't serve metrics, trying again every 10 s (metrics_listen)", "address", addr, "err", text)
+			last = text
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(10 * time.Second):
+		}
+	}
+}
 
-var _ net.Listener
+func listen(ctx context.Context, addr string, h http.Handler) error {
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	s := &http.Server{
+		Handler:           http.TimeoutHandler(h, 10*time.Second, ""),
+		ReadHeaderTimeout: 5 * time.Second,
+		WriteTimeout:      20 * time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
+	}
+	defer context.AfterFunc(ctx, func() { s.Close() })()
+	if err := s.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return ctx.Err()
+}
