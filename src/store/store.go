@@ -16,25 +16,43 @@
 //	episodes/<host>/<yyyy>/<mm>/<dd>/<id>.tar.zst     the pack, with a seek table at its end
 //	episodes/<host>/<yyyy>/<mm>/<dd>/<id>.json        the sidecar: receipt, facts, run.json
 //
-// The date is the UTC day of the episode's start.
+// The date is the UTC day of the episode's start. The rename of the sidecar is
+// the commit point: an archive without a sidecar is not stored.
 package store
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
 	"log/slog"
-	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"time"
 
-	"cis490/src/bag"
+	"golang.org/x/sys/unix"
+
 	"cis490/src/catalog"
 	"cis490/src/code"
+	"cis490/src/durable"
 	"cis490/src/episode"
-	"cis490/src/pack"
 	"cis490/src/wire"
 )
 
-// Worker is how a long-running part of the store says that it still moves;
-// *liveness.Worker is one.
+const (
+	catalogueName = "catalogue.sqlite"
+	incomingName  = "incoming"
+	commitName    = ".commit" // in incoming
+	episodesName  = "episodes"
+	lockName      = "store.lock"
+
+	dirMode  = 0o750
+	fileMode = 0o640
+)
+
+// Worker is how a long job says that it still moves; *liveness.Worker is one.
 type Worker interface {
 	Within(d time.Duration) // the next report comes within d
 	Progress()              // a step forward
@@ -42,61 +60,359 @@ type Worker interface {
 	Done()                  // never to be heard of again
 }
 
+type noWorker struct{}
+
+func (noWorker) Within(time.Duration) {}
+func (noWorker) Progress()            {}
+func (noWorker) Idle()                {}
+func (noWorker) Done()                {}
+
 // Options of a store. The zero value is usable.
 type Options struct {
 	Log             *slog.Logger             // nil: slog.Default()
 	ReceiverVersion string                   // goes into receipts
 	MinFree         int64                    // bytes that Reserve leaves free on the file system
 	Worker          func(name string) Worker // nil: nobody watches
-	Within          time.Duration            // deadline of one step of a commit for the watchdog; 0: 30 s
-	Progress        func(episodes int64)     // called now and then while Open rebuilds the catalogue
+	Within          time.Duration            // how long one step of a job may take before the watchdog hears of it; 0: 30 s
+	Progress        func(episodes int64)     // called now and then while a lost catalogue is rebuilt
 	Now             func() time.Time         // nil: time.Now
 }
 
-// Item is one verified episode to be stored.
-type Item struct {
-	Facts    episode.Facts
-	WindowID string // of the window that admitted it
-	Run      []byte // run.json
+// Store is an open store. Its methods may be called at the same time.
+type Store struct {
+	dir string
+	opt Options
+	log *slog.Logger
+	os  system // the system calls that change the disk; tests make them fail
 
-	// The archive: either whole in memory, or a file in IncomingDir, named
-	// relative to it. Commit appends the seek table to the file and, if it
-	// stores the episode, takes the file away; in every other case the file is
-	// as before and still the caller's, unless its flush failed: then it is
-	// removed, since nobody can know any more what is in it.
-	Archive     []byte
-	ArchiveFile string
-	// ArchiveFD may be the descriptor through which ArchiveFile was written:
-	// only one that was open all the time is sure to report every write that
-	// failed in the background (fsync(2)). Commit doesn't close it.
-	ArchiveFD *os.File
+	unlock                     func() error
+	root, incoming, commit, ep int // descriptors of dir, incoming, incoming/.commit, episodes
 
-	Frames []pack.FrameInfo // the archive's zstd frames; nil or of unknown content size: no seek table
+	cat     atomic.Pointer[catalog.Catalog]
+	rebuild rebuild
+	reindex sync.Mutex // one at a time
+
+	holds    holds
+	seq      atomic.Uint64 // names in incoming/.commit
+	failures atomic.Uint64 // flushes that failed
+	slots    slots
+	group    group
+	backlog  backlog
+	reserved atomic.Int64 // bytes promised by Reserve and not used yet
+
+	ctx    context.Context // of the store's own goroutines
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
 }
 
-// Sidecar is what stands beside each archive.
-type Sidecar struct {
-	Schema  int           `json:"schema"` // 1
-	Receipt wire.Receipt  `json:"receipt"`
-	Facts   SidecarFacts  `json:"facts"`
-	Archive SidecarFrames `json:"archive"`
-	Run     []byte        `json:"-"` // run.json as it came, the member "run"
+// ErrClosed is what a store that is closed or closing returns.
+var ErrClosed = errors.New("the store is closed")
+
+// Open opens the store at dir, or makes an empty one. It finishes or undoes
+// what an earlier process left half done, and for that looks only at what was
+// being committed, never at what is stored. A catalogue that is missing or
+// damaged is moved aside and rebuilt from the sidecars: Open waits for that a
+// moment, then it goes on in the background, and until it is through Commit,
+// Find and the queries answer receiver-busy.
+//
+// A store is opened by one process at a time; the error is [durable.ErrLocked] otherwise.
+func Open(dir string, opt Options) (*Store, error) {
+	s, err := open(dir, opt, systemCalls())
+	if err != nil {
+		return nil, fmt.Errorf("open store %s: %w", dir, err)
+	}
+	return s, nil
 }
 
-// SidecarFacts are the facts that the receipt does not hold.
-type SidecarFacts struct {
-	Started time.Time `json:"started"`
-	Ended   time.Time `json:"ended"`
-	Size    int64     `json:"size_bytes"` // payload
-	Files   int64     `json:"files"`
+func open(dir string, opt Options, os system) (_ *Store, err error) {
+	if opt.Log == nil {
+		opt.Log = slog.Default()
+	}
+	if opt.Worker == nil {
+		opt.Worker = func(string) Worker { return noWorker{} }
+	}
+	if opt.Within <= 0 {
+		opt.Within = 30 * time.Second
+	}
+	if opt.Now == nil {
+		opt.Now = time.Now
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return nil, err
+	}
+	s := &Store{dir: dir, opt: opt, log: opt.Log, os: os, root: -1, incoming: -1, commit: -1, ep: -1}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.holds.init()
+	s.group.init()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.release())
+		}
+	}()
+	for _, d := range []string{dir, s.path(incomingName, commitName), s.path(episodesName)} {
+		if err := durable.MkdirAll(d, dirMode); err != nil {
+			return nil, err
+		}
+	}
+	if s.unlock, err = durable.Lock(s.path(lockName)); err != nil {
+		return nil, err
+	}
+	for _, d := range []struct {
+		fd   *int
+		name string
+	}{{&s.root, dir}, {&s.incoming, s.path(incomingName)}, {&s.commit, s.path(incomingName, commitName)}, {&s.ep, s.path(episodesName)}} {
+		if *d.fd, err = openDir(unix.AT_FDCWD, d.name); err != nil {
+			return nil, &fs.PathError{Op: "open", Path: d.name, Err: err}
+		}
+	}
+	whole, err := s.openCatalogue(s.ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.recover(s.ctx, whole); err != nil {
+		return nil, err
+	}
+	s.slots.init(s)
+	flusher, indexer := opt.Worker("store flush"), opt.Worker("store catalogue")
+	s.wg.Go(func() { s.flushLoop(flusher) })
+	s.wg.Go(func() { s.indexLoop(indexer) })
+	if !whole {
+		s.startRebuild(false)
+		select {
+		case <-s.rebuild.done():
+		case <-time.After(2 * time.Second):
+		}
+	}
+	return s, nil
 }
 
-// SidecarFrames describes the archive.
-type SidecarFrames struct {
-	Bytes     int64 `json:"bytes"`         // the file, seek table included
-	Frames    int   `json:"frames"`        // 0: not counted
-	Content   int64 `json:"content_bytes"` // tar bytes in them
-	SeekTable bool  `json:"seek_table"`
+// Close waits for the commits under way and closes the store. What is
+// committed after it has begun fails with [ErrClosed].
+func (s *Store) Close() error {
+	if !s.group.close() {
+		return nil
+	}
+	s.rebuild.mu.Lock() // so that none begins from here on
+	s.cancel()
+	s.rebuild.mu.Unlock()
+	s.wg.Wait()
+	if err := errors.Join(s.slots.close(), s.release()); err != nil {
+		return fmt.Errorf("close store %s: %w", s.dir, err)
+	}
+	return nil
 }
 
-var _ = []any{bag.Digest{}, code.Stored, catalog.Row{}, context.Background}
+func (s *Store) release() error {
+	s.cancel()
+	var errs []error
+	if c := s.cat.Load(); c != nil {
+		errs = append(errs, c.Close())
+	}
+	for _, fd := range []int{s.root, s.incoming, s.commit, s.ep} {
+		if fd >= 0 {
+			errs = append(errs, unix.Close(fd))
+		}
+	}
+	if s.unlock != nil {
+		errs = append(errs, s.unlock())
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Store) path(elem ...string) string {
+	return filepath.Join(append([]string{s.dir}, elem...)...)
+}
+
+// IncomingDir is where uploads on their way belong: on the store's file
+// system, so that committing is a rename. Names that begin with a dot are the
+// store's.
+func (s *Store) IncomingDir() string { return s.path(incomingName) }
+
+// ArchivePath is where the archive of an episode is or would be.
+func (s *Store) ArchivePath(f episode.Facts) string {
+	return s.path(episodesName, day(f.Host, f.Started), archiveName(f.ID))
+}
+
+// day is the directory of an episode below episodes.
+func day(host string, started time.Time) string {
+	b := append(make([]byte, 0, len(host)+11), host...)
+	return string(started.UTC().AppendFormat(b, "/2006/01/02"))
+}
+
+func archiveName(id episode.ID) string { return id.String() + ".tar.zst" }
+func sidecarName(id episode.ID) string { return id.String() + ".json" }
+
+// Find looks for a stored episode: in the catalogue, and where its start says
+// it would be. An id that another host has stored is a conflict.
+func (s *Store) Find(ctx context.Context, host string, id episode.ID, started time.Time) (wire.Receipt, bool, error) {
+	if !episode.ValidHost(host) {
+		return wire.Receipt{}, false, code.New(code.Malformed, "%.80q is not the name of a host", host)
+	}
+	if err := s.ready(); err != nil {
+		return wire.Receipt{}, false, err
+	}
+	r, found, err := s.catalogued(ctx, host, id)
+	if found || err != nil {
+		return r, found, err
+	}
+	// The catalogue may have lost it. The episode's files say nothing while it
+	// is being committed: their names may not be on the disk yet.
+	release, err := s.holds.hold(ctx, id)
+	if err != nil {
+		return wire.Receipt{}, false, err
+	}
+	defer release()
+	return s.find(ctx, host, id, started)
+}
+
+// find is Find for who holds id.
+func (s *Store) find(ctx context.Context, host string, id episode.ID, started time.Time) (wire.Receipt, bool, error) {
+	r, found, err := s.catalogued(ctx, host, id)
+	if found || err != nil {
+		return r, found, err
+	}
+	row, found, err := s.inPlace(host, id, started)
+	if !found || err != nil {
+		return wire.Receipt{}, false, err
+	}
+	// Were its names not on the disk, the receipt would not be worth much.
+	if err := s.syncDay(day(host, started)); err != nil {
+		return wire.Receipt{}, false, coded(err, "episode %s", id)
+	}
+	if s.holds.suspect(id) {
+		return wire.Receipt{}, false, code.New(code.ReceiverError, "episode %s: an earlier attempt to store it could neither be finished nor undone; see the receiver's log", id)
+	}
+	s.log.Warn("an episode was stored but not in the catalogue; it is now", "episode", id, "host", host)
+	if err := s.cat.Load().Insert(ctx, []catalog.Row{row}); err != nil {
+		return wire.Receipt{}, false, s.catalogueFailed(err)
+	}
+	return row.Receipt, true, nil
+}
+
+func (s *Store) catalogued(ctx context.Context, host string, id episode.ID) (wire.Receipt, bool, error) {
+	row, found, err := s.cat.Load().Lookup(ctx, id)
+	switch {
+	case err != nil:
+		return wire.Receipt{}, false, s.catalogueFailed(err)
+	case found && row.Facts.Host != host: // whose it is, is none of this host's business
+		return wire.Receipt{}, false, code.New(code.Conflict, "another host has stored an episode %s", id)
+	}
+	return row.Receipt, found, nil
+}
+
+// Lookup finds the catalogue's row of an episode.
+func (s *Store) Lookup(ctx context.Context, id episode.ID) (catalog.Row, bool, error) {
+	if err := s.ready(); err != nil {
+		return catalog.Row{}, false, err
+	}
+	r, found, err := s.cat.Load().Lookup(ctx, id)
+	if err != nil {
+		return r, found, s.catalogueFailed(err)
+	}
+	return r, found, nil
+}
+
+// List yields the catalogue's rows that f selects, the one that started last first.
+func (s *Store) List(ctx context.Context, f catalog.Filter) iter.Seq2[catalog.Row, error] {
+	return func(yield func(catalog.Row, error) bool) {
+		if err := s.ready(); err != nil {
+			yield(catalog.Row{}, err)
+			return
+		}
+		for r, err := range s.cat.Load().List(ctx, f) {
+			if err != nil {
+				err = s.catalogueFailed(err)
+			}
+			if !yield(r, err) {
+				return
+			}
+		}
+	}
+}
+
+// Hosts sums up what each host has stored.
+func (s *Store) Hosts(ctx context.Context) ([]catalog.Host, error) {
+	if err := s.ready(); err != nil {
+		return nil, err
+	}
+	h, err := s.cat.Load().Hosts(ctx)
+	if err != nil {
+		return nil, s.catalogueFailed(err)
+	}
+	return h, nil
+}
+
+// coded gives an I/O error the code that the other side is to see.
+func coded(err error, format string, a ...any) error {
+	var e *code.Error
+	if errors.As(err, &e) {
+		return err
+	}
+	c := code.ReceiverError
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || catalog.IsFull(err) {
+		c = code.ReceiverFull
+	}
+	return code.Wrap(c, err, format, a...)
+}
+
+// catalogueFailed is coded for errors of the catalogue. A damaged catalogue is
+// replaced in the background.
+func (s *Store) catalogueFailed(err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	if catalog.IsCorrupt(err) {
+		s.log.Error("the catalogue is damaged", "error", err)
+		s.startRebuild(true)
+		return code.Wrap(code.ReceiverBusy, err, "the catalogue is damaged and is being rebuilt")
+	}
+	return coded(err, "catalogue")
+}
+
+// holds lets one goroutine at a time deal with an episode.
+type holds struct {
+	mu       sync.Mutex
+	held     map[episode.ID]chan struct{} // closed on release
+	suspects map[episode.ID]bool
+}
+
+func (h *holds) init() {
+	h.held, h.suspects = map[episode.ID]chan struct{}{}, map[episode.ID]bool{}
+}
+
+func (h *holds) hold(ctx context.Context, id episode.ID) (release func(), err error) {
+	for {
+		h.mu.Lock()
+		busy, held := h.held[id]
+		if !held {
+			mine := make(chan struct{})
+			h.held[id] = mine
+			h.mu.Unlock()
+			return func() {
+				h.mu.Lock()
+				delete(h.held, id)
+				h.mu.Unlock()
+				close(mine)
+			}, nil
+		}
+		h.mu.Unlock()
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for the other commit of episode %s: %w", id, ctx.Err())
+		}
+	}
+}
+
+// suspect says whether the files of an episode may be in place without being on the disk.
+func (h *holds) suspect(id episode.ID) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.suspects[id]
+}
+
+func (h *holds) setSuspect(id episode.ID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.suspects[id] = true
+}
