@@ -2,9 +2,18 @@ package queue
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"cis490/src/code"
+	"cis490/src/durable"
 )
 
 // CleanupOptions says when and what Cleanup removes.
@@ -15,13 +24,15 @@ type CleanupOptions struct {
 	Progress    func()        // called at each step forward; may be nil
 }
 
+const maxKeepDays = 36500 // what a time.Duration holds, and a century
+
 // Outcome says what a Cleanup came to.
 type Outcome string
 
 const (
-	CleanupNotDue       Outcome = "not-due"       // ran less than Interval ago; cost no more than a comparison
-	CleanupOff          Outcome = "off"           // KeepDays is 0: the quarantine was left alone
-	CleanupClockUnknown Outcome = "clock-unknown" // ClockAgreed is false: the quarantine was left alone
+	CleanupNotDue       Outcome = "not-due"       // ran less than Interval ago; it cost no more than a comparison
+	CleanupClockUnknown Outcome = "clock-unknown" // due, but ClockAgreed is false: nothing was removed
+	CleanupOff          Outcome = "off"           // KeepDays is 0: the quarantine was left alone, shipped/ was not
 	CleanupRan          Outcome = "ran"
 )
 
@@ -32,10 +43,11 @@ type Removed struct {
 	Age  time.Duration // from quarantined_at
 }
 
-// Failed is an entry that Cleanup could not take away or not judge.
+// Failed is something that Cleanup could not take away or not judge.
 type Failed struct {
-	Name string
+	Name string    // of an entry; of anything else its path
 	Code code.Code // "" when reason.json could not be read
+	Age  time.Duration
 	Err  error
 }
 
@@ -48,11 +60,226 @@ type Report struct {
 	Shipped    int      // episodes removed from shipped/ because keep_shipped passed
 }
 
-// Cleanup removes from quarantine what has been there for longer than KeepDays
-// and from shipped/ what was kept long enough. The time of the last run is
-// durable, so that the interval also holds across restarts. Days that can't
-// have expired are not opened. An error in err does not mean that nothing was
-// removed: the Report is always valid.
+// gate is when Cleanup last ran.
+type gate struct {
+	mu     sync.Mutex
+	loaded bool
+	last   time.Time
+}
+
+const gateFile = quarantineDir + "/.cleanup.json"
+
+type gateRecord struct {
+	LastRun time.Time `json:"last_run"`
+}
+
+// Cleanup removes from quarantine what has been there for longer than KeepDays,
+// from shipped/ what was kept long enough, and, in the process that ships, what
+// earlier removals left. The time of the last run is durable, so that the
+// interval also holds across restarts; it is noted before the work begins, so
+// that work which kills the process is not begun anew at each start. Days that
+// can't have expired are not opened. A clock that was set back since the last
+// run makes Cleanup due.
+//
+// An error does not mean that nothing was removed: the Report is always valid.
 func (q *Queue) Cleanup(ctx context.Context, now time.Time, o CleanupOptions) (Report, error) {
-	return Report{}, nil
+	g := &q.cleanup
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.loaded {
+		g.last, g.loaded = q.loadGate(), true
+	}
+	if since := now.Sub(g.last); !g.last.IsZero() && since >= 0 && since < o.Interval {
+		return Report{Outcome: CleanupNotDue}, nil
+	}
+	if !o.ClockAgreed {
+		return Report{Outcome: CleanupClockUnknown}, nil
+	}
+	g.last = now
+	var errs []error
+	if err := q.saveGate(now); err != nil {
+		// A full disk is no reason not to make room; this process keeps the interval all the same.
+		errs = append(errs, fmt.Errorf("note the time of the clean-up: %w", err))
+	}
+	progress := steps(o.Progress)
+	r := Report{Outcome: CleanupRan}
+	if o.KeepDays > 0 {
+		errs = append(errs, q.cleanQuarantine(ctx, now, time.Duration(min(o.KeepDays, maxKeepDays))*24*time.Hour, progress, &r))
+	} else {
+		r.Outcome = CleanupOff
+	}
+	errs = append(errs, q.cleanShipped(ctx, now, time.Duration(q.keepShipped.Load()), progress, &r))
+	if q.locked.Load() {
+		r.Failed = append(r.Failed, q.sweep(ctx, progress)...)
+		r.Failed = append(r.Failed, q.stuckSources()...)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return r, fmt.Errorf("clean up: %w", err)
+	}
+	return r, nil
+}
+
+// steps makes a Worker of a function that may be nil.
+type steps func()
+
+func (s steps) Within(time.Duration) {}
+func (s steps) Idle()                {}
+func (s steps) Progress() {
+	if s != nil {
+		s()
+	}
+}
+
+func (q *Queue) loadGate() time.Time {
+	var rec gateRecord
+	b, err := readSmall(q.path(gateFile), 4096)
+	if err == nil {
+		err = json.Unmarshal(b, &rec)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		q.log.Warn("The time of the last clean-up can't be read; it is due.", "file", q.path(gateFile), "error", err)
+	}
+	return rec.LastRun
+}
+
+func (q *Queue) saveGate(now time.Time) error {
+	b, err := json.Marshal(gateRecord{now.UTC()})
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(q.path(gateFile), append(b, '\n'), 0o644)
+}
+
+// expirable are the days of dir whose first moment lies keep or longer before now.
+func (q *Queue) expirable(dir string, now time.Time, keep time.Duration) ([]string, error) {
+	days, err := q.days(dir)
+	if err != nil {
+		return nil, err
+	}
+	for i, day := range days {
+		began, _ := time.Parse(dayLayout, day)
+		if now.Sub(began) < keep {
+			return days[:i], nil
+		}
+	}
+	return days, nil
+}
+
+func (q *Queue) cleanQuarantine(ctx context.Context, now time.Time, keep time.Duration, w Worker, r *Report) error {
+	days, err := q.expirable(quarantineDir, now, keep)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, day := range days {
+		names, err := readNames(q.path(quarantineDir, day))
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		for _, name := range names {
+			if err := ctx.Err(); err != nil {
+				return errors.Join(append(errs, err)...)
+			}
+			if err := q.expire(day, name, now, keep, w, r); err != nil {
+				return errors.Join(append(errs, err)...)
+			}
+			w.Progress()
+		}
+		q.dropEmptyDay(day)
+	}
+	return errors.Join(errs...)
+}
+
+// expire judges one entry and removes it if it is due. Under the lock: an entry
+// that another process puts back or discards meanwhile is either still whole
+// here, or gone. The error is that of the lock alone.
+func (q *Queue) expire(day, name string, now time.Time, keep time.Duration, w Worker, r *Report) error {
+	release, err := q.lockQuarantine(context.Background())
+	if err != nil {
+		return err
+	}
+	e, ok := q.entry(day, name)
+	if !ok {
+		release()
+		return nil
+	}
+	if e.Err != nil {
+		release()
+		r.Unreadable = append(r.Unreadable, Failed{Name: name, Err: e.Err})
+		return nil
+	}
+	age := now.Sub(e.Reason.QuarantinedAt)
+	if age < keep {
+		release()
+		return nil
+	}
+	gone, err := durable.MoveToTrash(e.Dir, q.path(removingDir))
+	release()
+	w.Progress()
+	if err == nil && gone != "" {
+		if err = removeTree(gone, w); err != nil {
+			err = fmt.Errorf("it is out of the quarantine, but not all of it could be removed: %w", err)
+		}
+	}
+	if err != nil {
+		r.Failed = append(r.Failed, Failed{Name: name, Code: e.Reason.Code, Age: age, Err: err})
+		return nil
+	}
+	r.Removed = append(r.Removed, Removed{Name: name, Code: e.Reason.Code, Age: age})
+	return nil
+}
+
+func (q *Queue) dropEmptyDay(day string) {
+	if release, err := q.lockQuarantine(context.Background()); err == nil {
+		os.Remove(q.path(quarantineDir, day)) // fails unless it is empty
+		release()
+	}
+}
+
+// cleanShipped removes whole days that have passed, and of a day that has
+// passed in part the episodes that were moved there long enough ago: rename(2)
+// sets the ctime of what it moves.
+func (q *Queue) cleanShipped(ctx context.Context, now time.Time, keep time.Duration, w Worker, r *Report) error {
+	days, err := q.expirable(shippedDir, now, keep)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, day := range days {
+		began, _ := time.Parse(dayLayout, day)
+		whole := now.Sub(began.Add(24*time.Hour)) >= keep
+		names, err := readNames(q.path(shippedDir, day))
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		for _, name := range names {
+			if err := ctx.Err(); err != nil {
+				return errors.Join(append(errs, err)...)
+			}
+			path := q.path(shippedDir, day, name)
+			if !whole {
+				var st unix.Stat_t
+				if err := unix.Lstat(path, &st); err != nil || now.Sub(time.Unix(st.Ctim.Unix())) < keep {
+					continue
+				}
+			}
+			gone, err := durable.MoveToTrash(path, q.path(removingDir))
+			w.Progress()
+			if err == nil && gone != "" {
+				err = removeTree(gone, w)
+			}
+			if err != nil {
+				r.Failed = append(r.Failed, Failed{Name: path, Err: err})
+			} else {
+				r.Shipped++
+			}
+			w.Progress()
+		}
+		if whole {
+			os.Remove(q.path(shippedDir, day))
+		}
+	}
+	return errors.Join(errs...)
 }
