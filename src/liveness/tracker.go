@@ -1,6 +1,7 @@
 package liveness
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"sync"
@@ -117,10 +118,7 @@ func (t *Tracker) Late(now time.Time) []Late {
 	}
 	t.mu.Unlock()
 	slices.SortFunc(late, func(a, b Late) int {
-		if a.Overdue != b.Overdue {
-			return int(b.Overdue - a.Overdue)
-		}
-		return strings.Compare(a.Name, b.Name)
+		return cmp.Or(cmp.Compare(b.Overdue, a.Overdue), strings.Compare(a.Name, b.Name))
 	})
 	return late
 }
