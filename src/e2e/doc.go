@@ -1,0 +1,9 @@
+// Package e2e tests the programs as a whole, the way their users run them: real binaries, real directories, real sockets
+// on 127.0.0.1, and tools that are not ours (zstd, tar, sha256sum, diff, find, curl) to judge what came out.
+//
+// It has no code but its tests. Sizes and durations that make a test slow are parameters of the environment; the figures in
+// the name of a test are those of the normal run:
+//
+//	CIS490_E2E_BYTES   bytes of the episode that is cut forty times (default 256 MiB)
+//	CIS490_E2E_OUTAGE  for how long each fault of the path lasts, as in 2m (default 3s)
+package e2e

@@ -1,0 +1,167 @@
+package e2e
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// process is one run of a daemon. It is stopped by its own pid and never outlives its test.
+type process struct {
+	t    *testing.T
+	cmd  *exec.Cmd
+	log  string // file with everything that it wrote
+	done chan struct{}
+	err  error // of Wait, after done
+}
+
+var logs atomic.Int64
+
+// start runs a program until it ends or the test does.
+func start(t *testing.T, dir string, env []string, name string, args ...string) *process {
+	t.Helper()
+	p := &process{t: t, cmd: exec.Command(name, args...), done: make(chan struct{})}
+	p.log = filepath.Join(dir, fmt.Sprintf("%s-%d.log", filepath.Base(name), logs.Add(1)))
+	f, err := os.Create(p.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	p.cmd.Stdout, p.cmd.Stderr = f, f
+	p.cmd.Env = append(os.Environ(), env...)
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		p.err = p.cmd.Wait()
+		close(p.done)
+	}()
+	t.Cleanup(func() {
+		p.kill()
+		if t.Failed() {
+			t.Logf("%s %s wrote:\n%s", filepath.Base(name), strings.Join(args, " "), p.tail(40))
+		}
+	})
+	return p
+}
+
+// kill is SIGKILL, and returns when the process is gone.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill() // it may have ended by itself
+	<-p.done
+}
+
+// stop is SIGTERM; it returns the exit status.
+func (p *process) stop(within time.Duration) int {
+	p.t.Helper()
+	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	return p.wait(within)
+}
+
+// wait returns the exit status, -1 for death by a signal.
+func (p *process) wait(within time.Duration) int {
+	p.t.Helper()
+	select {
+	case <-p.done:
+	case <-time.After(within):
+		p.t.Fatalf("%s did not end within %s:\n%s", filepath.Base(p.cmd.Path), within, p.tail(40))
+	}
+	return p.cmd.ProcessState.ExitCode()
+}
+
+// alive says that it has not ended.
+func (p *process) alive() bool {
+	select {
+	case <-p.done:
+		return false
+	default:
+		return true
+	}
+}
+
+func (p *process) output() string {
+	b, err := os.ReadFile(p.log)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return string(b)
+}
+
+func (p *process) tail(n int) string {
+	b, err := os.ReadFile(p.log)
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(string(b), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+// command runs a program to its end and returns standard output.
+func command(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	out, stderr, status := try(t, name, args...)
+	if status != 0 {
+		t.Fatalf("%s %s: exit status %d\n%s%s", filepath.Base(name), strings.Join(args, " "), status, out, stderr)
+	}
+	return out
+}
+
+// try is command for one that may fail.
+func try(t *testing.T, name string, args ...string) (stdout, stderr string, status int) {
+	t.Helper()
+	cmd := exec.Command(name, args...)
+	var o, e bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &o, &e
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "TZ=UTC")
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return o.String(), e.String(), cmd.ProcessState.ExitCode()
+}
+
+// need says, by skipping, what this machine lacks.
+func need(t *testing.T, programs ...string) {
+	t.Helper()
+	for _, p := range programs {
+		if _, err := exec.LookPath(p); err != nil {
+			t.Skipf("%s is not installed", p)
+		}
+	}
+}
+
+// eventually waits until ok returns "", and fails with what it said last.
+func eventually(t *testing.T, within time.Duration, ok func() string) {
+	t.Helper()
+	deadline := time.Now().Add(within)
+	for {
+		why := ok()
+		if why == "" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %s: %s", within, why)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// always looks for d that ok goes on to return "".
+func always(t *testing.T, d time.Duration, ok func() string) {
+	t.Helper()
+	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if why := ok(); why != "" {
+			t.Fatal(why)
+		}
+	}
+}
