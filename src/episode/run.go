@@ -88,7 +88,6 @@ type HostFacts struct {
 	CPUs        int    `json:"cpus,omitempty"`
 	MemoryBytes int64  `json:"memory_bytes,omitempty"`
 	OS          string `json:"os,omitempty"` // PRETTY_NAME of os-release(5)
-	MachineID   string `json:"machine_id,omitempty"`
 }
 
 // NixOS says which system ran, where there is one.
