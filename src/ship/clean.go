@@ -1,0 +1,78 @@
+package ship
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"cis490/src/code"
+	"cis490/src/journal"
+	"cis490/src/queue"
+)
+
+// cleanForever cleans up at the start of each scan pass that finds a clean-up
+// due. It is beside the pass, so that taking much away delays no episode; it is
+// a worker of its own to the watchdog.
+func (s *Shipper) cleanForever(ctx context.Context) {
+	w := s.tracker.Worker("clean-up")
+	defer w.Done()
+	said := queue.Outcome("")
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.cleanNow:
+		}
+		w.Within(s.step)
+		now := time.Now()
+		r, err := s.queue.Cleanup(ctx, now, queue.CleanupOptions{
+			KeepDays: s.cfg.Shipper.QuarantineKeepDays, Interval: s.cfg.Shipper.QuarantineCleanupInterval,
+			ClockAgreed: s.facts.clockAgreed(now), Progress: w.Progress,
+		})
+		w.Idle()
+		for _, x := range r.Removed {
+			// By the code under which it was set aside, but it is no news of that code.
+			s.log.Info("removed from quarantine: kept long enough", "episode", x.Name, "code", string(x.Code), "age", x.Age.Round(time.Second),
+				"quarantine_keep_days", s.cfg.Shipper.QuarantineKeepDays)
+		}
+		for _, x := range r.Failed {
+			s.log.Error("remove from quarantine; it is tried again", "episode", x.Name, "code", string(x.Code), "err", text(x.Err))
+		}
+		for _, x := range r.Unreadable {
+			s.log.Warn("kept in quarantine: its reason.json can't be read, so it has no age", "episode", x.Name, "err", text(x.Err))
+		}
+		if err != nil && ctx.Err() == nil {
+			s.log.Error("clean up", "err", err.Error())
+		}
+		if r.Outcome == queue.CleanupNotDue || r.Outcome == "" {
+			continue
+		}
+		if r.Outcome == queue.CleanupClockUnknown && said != r.Outcome {
+			journal.Event(ctx, s.log, code.ClockSkew, "quarantine not cleaned up: the receiver has not confirmed this host's clock within 24 h",
+				slog.String("fix", code.ClockSkew.Info().Fix))
+		}
+		said = r.Outcome
+		s.facts.cleanedUp(r.Outcome, now)
+		s.figures.cleanedUp(len(r.Removed))
+		if len(r.Removed) > 0 {
+			s.countQuarantine()
+			poke(s.changed)
+		}
+	}
+}
+
+func (f *facts) cleanedUp(o queue.Outcome, now time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.cleanup = o
+	if o == queue.CleanupRan {
+		f.cleaned = now
+	}
+}
+
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}

@@ -1,0 +1,299 @@
+package ship
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cis490/src/code"
+	"cis490/src/config"
+	"cis490/src/identity"
+	"cis490/src/version"
+	"cis490/src/wire"
+)
+
+// client speaks to one receiver.
+type client struct {
+	transport http.RoundTripper
+	tls       *identity.Client // explains failed handshakes; may be nil
+	base      *url.URL
+	episodes  *url.URL
+	self      *url.URL
+	agent     []string
+	window    func(id string) // told the window id of every answer of the receiver
+}
+
+func newClient(cfg config.LabHost, transport http.RoundTripper, id *identity.Client, window func(string)) *client {
+	base := &url.URL{Scheme: cfg.Receiver.URL.Scheme, Host: cfg.Receiver.URL.Host}
+	return &client{
+		transport: transport, tls: id, base: base, window: window,
+		episodes: base.JoinPath(wire.PathEpisodes),
+		self:     base.JoinPath(wire.PathSelf),
+		agent:    []string{"cis490-shipper/" + version.String()},
+	}
+}
+
+// newTransport is the transport of a host: HTTP/1.1 (one connection for each
+// worker, and no flow-control window over several), mutual TLS 1.3.
+func newTransport(cfg config.LabHost, id *identity.Client) *http.Transport {
+	d := &net.Dialer{
+		Timeout: cfg.Shipper.ConnectTimeout, // name lookup included
+		Control: func(_, _ string, raw syscall.RawConn) error {
+			// Bytes that wait in the kernel unsent are bytes that look handed
+			// over: keep them few.
+			return raw.Control(func(fd uintptr) {
+				_ = unix.SetsockoptInt(int(fd), unix.SOL_TCP, unix.TCP_NOTSENT_LOWAT, 256<<10)
+			})
+		},
+	}
+	t := &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            d.DialContext,
+		TLSHandshakeTimeout:    cfg.Shipper.ConnectTimeout,
+		DisableCompression:     true,
+		MaxIdleConnsPerHost:    cfg.Shipper.UploadWorkers + 1,
+		IdleConnTimeout:        90 * time.Second,
+		MaxResponseHeaderBytes: 64 << 10,
+		WriteBufferSize:        64 << 10,
+		TLSNextProto:           map[string]func(string, *tls.Conn) http.RoundTripper{},
+	}
+	if id != nil {
+		t.TLSClientConfig = id.Config()
+		// Records begin at full size: nothing here waits for a first byte.
+		t.TLSClientConfig.DynamicRecordSizingDisabled = true
+	}
+	return t
+}
+
+// failure is why something asked of the receiver did not succeed.
+type failure struct {
+	why      *code.Error
+	status   int          // HTTP status; 0: no answer
+	answered bool         // the receiver itself said so, by our code
+	window   *wire.Window // as told with an out-of-window
+	windowID string
+	parked   bool // ended by our own stop; says nothing about anything
+}
+
+func (f *failure) code() code.Code { return f.why.Code }
+
+// Error makes a failure an error for those who only print it.
+func (f *failure) Error() string { return f.why.Error() }
+
+// Unwrap gives the coded error.
+func (f *failure) Unwrap() error { return f.why }
+
+// request is one request.
+type request struct {
+	method string
+	url    *url.URL
+	header http.Header
+	length int64
+	body   io.ReadCloser
+	again  func() (io.ReadCloser, error) // the same body from its start
+	stream func(context.Context) *body   // instead of body: of unknown length
+	hooks  hooks
+}
+
+// do sends r and hands a final answer, whatever its status, to read. The meter
+// watches all of it, and cancels it when it stops moving.
+func (c *client) do(ctx context.Context, m *meter, r request, read func(*http.Response) *failure) *failure {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	r.header["User-Agent"] = c.agent
+	r.header[wire.HeaderInterop] = []string{wire.InteropVersion}
+	req := &http.Request{
+		Method: r.method, URL: r.url, Host: r.url.Host, Header: r.header,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Body: r.body, GetBody: r.again, ContentLength: r.length,
+	}
+	req = req.WithContext(m.begin(ctx, cancel, r.hooks))
+	var b *body
+	if r.stream != nil {
+		b = r.stream(ctx)
+		defer b.abort()
+		req.Body, req.ContentLength = b, -1
+	} else if r.length == 0 {
+		m.sent.Store(true)
+	}
+	resp, err := c.transport.RoundTrip(req)
+	if err != nil {
+		return c.explain(ctx, err, m.end(), b)
+	}
+	if b != nil {
+		// An answer in mid-body is a refusal: what is left need not be sent.
+		b.pause()
+		m.sent.Store(true)
+	}
+	if id := resp.Header.Get(wire.HeaderWindow); id != "" {
+		c.window(unquote(id))
+	}
+	f := read(resp)
+	// A few bytes more let the connection be used again.
+	_, rerr := io.CopyN(io.Discard, resp.Body, 4<<10)
+	_ = resp.Body.Close() // it has been read as far as it is wanted
+	if cause := m.end(); cause != nil && f != nil && rerr != io.EOF {
+		return &failure{why: cause}
+	}
+	return f
+}
+
+// unquote takes the quotes of a structured string (RFC 9651, section 3.3.3)
+// away; a window id has nothing in it that would be escaped.
+func unquote(s string) string { return strings.Trim(s, `"`) }
+
+// explain says why a request had no answer.
+func (c *client) explain(ctx context.Context, err error, cause *code.Error, b *body) *failure {
+	if b != nil {
+		switch berr := b.failed(); {
+		case berr == nil:
+		case errors.Is(berr, errParked):
+			return &failure{why: code.Wrap(code.Cut, berr, ""), parked: true}
+		default:
+			var e *code.Error
+			if errors.As(berr, &e) {
+				return &failure{why: e}
+			}
+			if ctx.Err() == nil {
+				return &failure{why: code.Wrap(code.ReadFailed, berr, "pack")}
+			}
+		}
+	}
+	if cause != nil {
+		return &failure{why: cause}
+	}
+	if ctx.Err() != nil {
+		return &failure{why: code.Wrap(code.Cut, context.Cause(ctx), "the shipper stops"), parked: true}
+	}
+	return &failure{why: c.classify(err)}
+}
+
+// classify finds the code for an error of the transport.
+func (c *client) classify(err error) *code.Error {
+	if c.tls != nil {
+		if e := c.tls.Explain(err); e != nil {
+			return e
+		}
+	}
+	var known *code.Error
+	var dns *net.DNSError
+	var record tls.RecordHeaderError
+	var op *net.OpError
+	text := err.Error()
+	switch {
+	case errors.As(err, &known):
+		return known
+	case errors.As(err, &dns):
+		return code.New(code.DNSFailed, "%s", dns.Error())
+	case errors.As(err, &record), strings.Contains(text, "server gave HTTP response to HTTPS client"):
+		return code.New(code.Unreachable, "what answers at %s does not speak TLS", c.base.Host)
+	case errors.As(err, &op) && op.Op == "remote error":
+		// A TLS alert (RFC 8446, section 6).
+		if strings.Contains(op.Err.Error(), "certificate") {
+			return code.New(code.HostUnknown, "what answers at %s refused this host's certificate: %s", c.base.Host, op.Err)
+		}
+		return code.New(code.Unreachable, "TLS with %s failed: %s", c.base.Host, op.Err)
+	case isTimeout(err):
+		return code.New(code.TimedOut, "%s", text)
+	case op != nil && (op.Op == "dial" || op.Op == "proxyconnect"), isUnreachable(err):
+		return code.New(code.Unreachable, "%s", text)
+	}
+	return code.New(code.Cut, "%s", text)
+}
+
+func isTimeout(err error) bool {
+	var t net.Error
+	return errors.As(err, &t) && t.Timeout()
+}
+
+func isUnreachable(err error) bool {
+	for _, e := range []syscall.Errno{unix.ECONNREFUSED, unix.EHOSTUNREACH, unix.ENETUNREACH, unix.ENETDOWN, unix.EHOSTDOWN, unix.EADDRNOTAVAIL} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// refused reads an answer that is not a success.
+func refused(r *http.Response) *failure {
+	p, ok := wire.ReadProblem(r)
+	f := &failure{status: r.StatusCode}
+	if ok {
+		i := p.Code.Info()
+		clientError := r.StatusCode >= 400 && r.StatusCode < 500
+		// A code that never travels, and a verdict over an episode under a
+		// status that is none, is not the receiver's.
+		ok = i.Status != 0 && i.Class != code.Done && (i.Class != code.OfEpisode || clientError)
+	}
+	if ok {
+		f.answered, f.window, f.windowID = true, p.Window, unquote(r.Header.Get(wire.HeaderWindow))
+		if p.Window != nil && p.Window.ID != "" {
+			f.windowID = p.Window.ID
+		}
+		f.why = &code.Error{Code: p.Code, Detail: p.Detail, RetryAfter: p.RetryAfter}
+		return f
+	}
+	said := "status " + strconv.Itoa(r.StatusCode)
+	if t := http.StatusText(r.StatusCode); t != "" {
+		said += " " + t
+	}
+	if s := r.Header.Get("Server"); s != "" {
+		said += " from a server that calls itself " + strconv.Quote(s)
+	}
+	c := code.Unmarked4xx
+	switch {
+	case r.StatusCode == http.StatusInsufficientStorage:
+		c = code.ReceiverFull
+	case r.StatusCode == http.StatusTooManyRequests, r.StatusCode == http.StatusServiceUnavailable && p.RetryAfter > 0:
+		c = code.ReceiverBusy
+	case r.StatusCode >= 500:
+		c = code.ReceiverError
+	}
+	f.why = &code.Error{Code: c, Detail: said + ", without a code of the receiver's", RetryAfter: p.RetryAfter}
+	return f
+}
+
+// notOurs is an answer that claims success without being the receiver's.
+func notOurs(r *http.Response, what string) *failure {
+	return &failure{status: r.StatusCode,
+		why: code.New(code.Unmarked4xx, "status %d, but %s: something else than the receiver answers there", r.StatusCode, what)}
+}
+
+// unread is an answer whose body can't be taken: cut, or not what it should be.
+func unread(r *http.Response, err error, what string) *failure {
+	var syntax *json.SyntaxError
+	var kind *json.UnmarshalTypeError
+	if err == nil || err == io.EOF || errors.As(err, &syntax) || errors.As(err, &kind) {
+		return notOurs(r, what)
+	}
+	return &failure{status: r.StatusCode, why: code.Wrap(code.Cut, err, "in the answer")}
+}
+
+func success(r *http.Response) bool { return r.StatusCode >= 200 && r.StatusCode < 300 }
+
+// whoami asks the receiver for its state: GET /v1/hosts/self.
+func (c *client) whoami(ctx context.Context, m *meter) (self wire.Self, took time.Duration, f *failure) {
+	began := time.Now()
+	f = c.do(ctx, m, request{method: http.MethodGet, url: c.self, header: http.Header{}}, func(r *http.Response) *failure {
+		if !success(r) {
+			return refused(r)
+		}
+		if err := wire.ReadJSON(r.Body, &self); err != nil || self.ServerTime.IsZero() || self.Key == "" && self.Host == "" {
+			return unread(r, err, "no description of this host")
+		}
+		return nil
+	})
+	return self, time.Since(began), f
+}

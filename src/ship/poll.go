@@ -1,0 +1,214 @@
+package ship
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"cis490/src/code"
+	"cis490/src/liveness"
+	"cis490/src/queue"
+	"cis490/src/wire"
+)
+
+const (
+	// pollGap is the least time between two polls.
+	pollGap = time.Second
+	// agreementHolds is for how long a look at the receiver's clock vouches for
+	// this one.
+	agreementHolds = 24 * time.Hour
+	// maxSkewUntold is what the clocks may differ by when the receiver does not
+	// say what it tolerates.
+	maxSkewUntold = 5 * time.Minute
+)
+
+// poller asks the receiver for its state.
+type poller struct {
+	s      *Shipper
+	worker *liveness.Worker
+	meter  *meter
+}
+
+// pollForever polls once per poll_interval, jittered, and when the window of an
+// answer is not the one last seen.
+func (s *Shipper) pollForever(ctx context.Context) {
+	p := &poller{s: s, worker: s.tracker.Worker("poll")}
+	defer p.worker.Done()
+	c := s.cfg.Shipper
+	p.meter = newMeter(c.ConnectTimeout, c.StallTimeout, c.ResponseTimeout, p.worker)
+	for {
+		began := time.Now()
+		p.worker.Within(s.step)
+		if !p.poll(ctx) && ctx.Err() == nil {
+			// The path is held: a probe finds out when it is not.
+			p.worker.Idle()
+			if !s.pause(ctx, pollGap, nil) {
+				return
+			}
+			continue
+		}
+		p.worker.Idle()
+		d := c.PollInterval
+		if !s.pause(ctx, d/2+rand.N(d/2+1)+d/4, s.pollNow) || !s.pause(ctx, time.Until(began.Add(pollGap)), nil) {
+			return
+		}
+	}
+}
+
+// pause waits for d or for early, and is false when ctx ended.
+func (s *Shipper) pause(ctx context.Context, d time.Duration, early <-chan struct{}) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+	case <-early:
+	}
+	return true
+}
+
+// sawWindow is told the window id of every answer of the receiver.
+func (s *Shipper) sawWindow(id string) {
+	if old := s.windowID.Load(); old != nil && *old == id {
+		return
+	}
+	s.windowID.Store(&id)
+	poke(s.pollNow)
+}
+
+// poll polls once; false when it must not now.
+func (p *poller) poll(ctx context.Context) bool {
+	s := p.s
+	f := s.sched.polls()
+	if f == nil {
+		return false
+	}
+	self, took, fail := s.client.whoami(ctx, p.meter)
+	if fail != nil {
+		if fail.parked {
+			s.path(s.sched.polled(f, nil))
+			return true
+		}
+		s.facts.pollFailed(fail)
+		s.figures.pollFailed(fail.code())
+		s.path(s.sched.polled(f, fail.why))
+		poke(s.changed)
+		return true
+	}
+	s.path(s.sched.polled(f, nil))
+	now := time.Now()
+	most := self.MaxSkew
+	if most <= 0 {
+		most = maxSkewUntold
+	}
+	// The receiver read its clock somewhere in the middle of the exchange.
+	skew := self.ServerTime.Sub(now.Round(0).Add(-took / 2))
+	agrees := skew.Abs() <= most+took/2
+	if s.facts.polled(self, skew, most, agrees, now) && !agrees {
+		s.event(code.ClockSkew, "this host's clock and the receiver's differ; nothing is cleaned up on its word",
+			slog.Duration("skew", skew), slog.Duration("max_skew", most), slog.String("fix", code.ClockSkew.Info().Fix))
+	}
+	p.putBack(ctx, self.Window, agrees)
+	poke(s.changed)
+	return true
+}
+
+// putBack puts quarantined episodes that did not fit the receiver's window back
+// into the queue, when the window has changed so that they do, or when by the
+// passing of time they came to fit the same one. The verdict is the receiver's
+// all the same, so each is put back once for one reason.
+func (p *poller) putBack(ctx context.Context, w wire.Window, clockAgrees bool) {
+	s := p.s
+	entries, err := s.queue.ListCode(code.OutOfWindow)
+	if err != nil {
+		s.log.Warn("look through the quarantine for the receiver's window", "err", err.Error())
+		return
+	}
+	now := time.Now().Round(0)
+	if !clockAgrees {
+		// By the receiver's clock, which is what it judges by.
+		now = now.Add(time.Duration(s.facts.skew() * float64(time.Second)))
+	}
+	var fit []string
+	for _, e := range entries {
+		r := e.Reason
+		if e.Err != nil || r.Started == nil || r.Ended == nil || e.ID.IsZero() {
+			continue
+		}
+		if _, ok := w.Admits(*r.Started, *r.Ended, now); !ok {
+			continue
+		}
+		if r.WindowID == w.ID {
+			if _, did := w.Admits(*r.Started, *r.Ended, r.QuarantinedAt); did {
+				continue // the receiver sees it otherwise, and its word counts
+			}
+		}
+		fit = append(fit, e.Name)
+	}
+	if len(fit) == 0 {
+		return
+	}
+	done, err := s.queue.Requeue(ctx, queue.Selection{Names: fit})
+	p.worker.Progress()
+	if len(done) > 0 {
+		s.log.Info("put back: they fit the receiver's window now", "episodes", len(done), "window_id", w.ID, "first", done[0].Name)
+		s.sched.returned()
+		s.countQuarantine()
+		poke(s.kicked)
+	}
+	if err != nil && ctx.Err() == nil {
+		s.log.Warn("put back what fits the receiver's window", "err", err.Error())
+	}
+}
+
+// pollFailed notes a poll without success.
+func (f *facts) pollFailed(fail *failure) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	now := time.Now().UTC().Round(0)
+	c := CodeState{Code: fail.code(), Since: now}
+	if old := f.poll.Failure; old != nil && old.Code == c.Code {
+		c.Since = old.Since
+	}
+	c.Detail, c.At = detail(fail.why), now
+	f.poll.Failure = &c
+}
+
+// polled notes what the receiver said, and whether it is news about the clocks.
+func (f *facts) polled(self wire.Self, skew, most time.Duration, agrees bool, now time.Time) (news bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p := &f.poll
+	news = agrees != f.agreeing || p.LastSuccess == nil
+	f.agreeing = agrees
+	p.LastSuccess, p.Failure = timeOrNil(now), nil
+	p.SkewSeconds, p.MaxSkewSeconds = skew.Seconds(), most.Seconds()
+	p.KnownAs, p.ReceiverVersion = self.Host, self.ReceiverVersion
+	w := self.Window
+	p.Window = &w
+	f.agreed = time.Time{}
+	if agrees {
+		f.agreed = now.Round(0) // wall clock: a clock that jumps must be seen to
+	}
+	return news
+}
+
+func (f *facts) skew() float64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.poll.SkewSeconds
+}
+
+// clockAgreed says whether the receiver's clock agreed with ours, as far as is
+// known, within the last 24 hours of the wall clock.
+func (f *facts) clockAgreed(now time.Time) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.agreed.IsZero() {
+		return false
+	}
+	age := now.Round(0).Sub(f.agreed)
+	return age >= -time.Minute && age <= agreementHolds
+}
