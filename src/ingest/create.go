@@ -1,0 +1,256 @@
+package ingest
+
+import (
+	"bytes"
+	"errors"
+	"net/http"
+	"sync"
+	"time"
+
+	"cis490/src/code"
+	"cis490/src/pack"
+	"cis490/src/store"
+	"cis490/src/wire"
+)
+
+// create answers POST /v1/episodes: the draft's "Upload Creation".
+func (x *exchange) create() error {
+	h := x.req.Header
+	ann, err := wire.ParseAnnouncement(h.Values(wire.HeaderEpisode))
+	if err != nil {
+		return code.New(code.Malformed, "%s", err)
+	}
+	ann.Host = x.host
+	x.id = ann.ID
+	if h.Get("Content-Encoding") != "" {
+		return code.New(code.Malformed, "the body has Content-Encoding: %s; an episode is sent as %s without a further coding", h.Get("Content-Encoding"), wire.MediaEpisode)
+	}
+	// Without a valid Upload-Complete this is a conventional upload: complete, and not resumable.
+	complete, resumable := wire.ParseBool(h.Values(wire.HeaderUploadComplete))
+	if !resumable {
+		complete = true
+	}
+	length, err := x.length(0, complete)
+	if err != nil {
+		return err
+	}
+	small := complete && x.req.ContentLength >= 0 && x.req.ContentLength <= smallBody
+	if done, err := x.admit(ann, length, small); done || err != nil {
+		return err
+	}
+	if small {
+		return x.small(ann)
+	}
+	return x.createUpload(ann, length, complete, resumable)
+}
+
+// length finds the length that the request tells of the whole upload, -1 if it
+// tells none (the draft, section "Length").
+func (x *exchange) length(offset int64, complete bool) (int64, error) {
+	length := int64(-1)
+	if complete && x.req.ContentLength >= 0 {
+		length = offset + x.req.ContentLength
+	}
+	if n, ok := wire.ParseInteger(x.req.Header.Values(wire.HeaderUploadLength)); ok {
+		if length >= 0 && n != length {
+			return 0, lengthMismatch("Upload-Length is %d, but Content-Length makes it %d", n, length)
+		}
+		length = n
+	}
+	return length, nil
+}
+
+func lengthMismatch(format string, a ...any) error {
+	return &refusal{err: code.New(code.LengthMismatch, format, a...), header: [][2]string{{wire.HeaderUploadComplete, wire.FormatBool(false)}}}
+}
+
+// admit decides on the header alone. done says that the answer was given: the
+// episode is stored already. For a small body the store is only asked where the
+// answer would be a refusal: its commit asks anyway.
+func (x *exchange) admit(ann wire.Announcement, length int64, small bool) (done bool, err error) {
+	cfg := x.st.cfg
+	// The clock first: with a wrong one, nothing that is said of times means anything.
+	if skew := x.now.Sub(ann.Sent); skew > cfg.MaxSkew+time.Second || skew < -cfg.MaxSkew { // sent is rounded down to a second
+		return false, code.New(code.ClockSkew, "the host's clock says %s, the receiver's %s: they differ by %s, more than max_skew = %s",
+			ann.Sent.UTC().Format(time.RFC3339), x.now.UTC().Format(time.RFC3339), skew.Abs().Round(time.Second), cfg.MaxSkew)
+	}
+	no := x.outside(ann, length)
+	if no == nil && small {
+		return false, nil
+	}
+	// A stored episode is acknowledged again whatever the window and the limits say today.
+	switch receipt, ok, err := x.r.store.Find(x.req.Context(), x.host, ann.ID, ann.Started); {
+	case err != nil:
+		return false, err
+	case ok && receipt.BagDigest == ann.Digest:
+		x.r.noteStored(x.event(), code.AlreadyStored, receipt)
+		return true, x.receipt(code.AlreadyStored, receipt)
+	case ok:
+		return false, code.New(code.Conflict, "the receiver holds episode %s with bag digest %s; this one has %s", ann.ID, receipt.BagDigest, ann.Digest)
+	}
+	return false, no
+}
+
+// outside says why the window or the limits refuse the episode, if they do.
+func (x *exchange) outside(ann wire.Announcement, length int64) error {
+	l := x.st.cfg.Limits
+	if why, ok := x.st.window.Admits(ann.Started, ann.Ended, x.now); !ok {
+		return &refusal{err: code.New(code.OutOfWindow, "%s", why), window: &x.st.window, header: complete}
+	}
+	b := newBounds(ann, l)
+	var e *code.Error
+	switch {
+	case ann.Size > int64(l.EpisodeSize):
+		e = code.New(code.TooLarge, "the payload has %d bytes, limits.episode_size is %d", ann.Size, int64(l.EpisodeSize))
+	case ann.Files > l.EpisodeFiles:
+		e = code.New(code.TooLarge, "the payload has %d files, limits.episode_files is %d", ann.Files, l.EpisodeFiles)
+	case length > b.archive || x.req.ContentLength > b.archive:
+		e = code.New(code.TooLarge, "an upload of %d bytes is more than an episode of %d payload bytes can need", max(length, x.req.ContentLength), ann.Size)
+	default:
+		return nil
+	}
+	return &refusal{err: e, header: append(complete, [2]string{wire.HeaderUploadLimit, wire.FormatUploadLimit(wire.UploadLimit{MaxSize: b.archive})})}
+}
+
+// complete says that no more of the representation is wanted.
+var complete = [][2]string{{wire.HeaderUploadComplete, wire.FormatBool(true)}}
+
+// smallBuffers and contentBuffers hold the bodies of small episodes.
+var (
+	smallBuffers   = sync.Pool{New: func() any { return new(make([]byte, 0, smallBody)) }}
+	contentBuffers = sync.Pool{New: func() any { return new(make([]byte, 0, smallBody)) }}
+)
+
+// small receives a whole short body into memory, verifies it and stores it. This
+// is the way of nearly all episodes, so it makes no upload, no file of its own and
+// no goroutine. If it is cut, the host sends it again.
+func (x *exchange) small(ann wire.Announcement) error {
+	l := x.st.cfg.Limits
+	if err := x.r.slots.take(x.host, l.Uploads, l.UploadsPerHost); err != nil {
+		return err
+	}
+	defer x.r.slots.release(x.host)
+	room, err := x.r.store.Reserve(x.req.ContentLength)
+	if err != nil {
+		return retryLater(err)
+	}
+	defer room.Release()
+
+	buf := smallBuffers.Get().(*[]byte)
+	defer smallBuffers.Put(buf)
+	body := (*buf)[:x.req.ContentLength]
+	if err := x.readFull(body); err != nil {
+		return err
+	}
+	frames, size, err := scanAll(body)
+	if err != nil {
+		return err
+	}
+	b := newBounds(ann, l)
+	if size < 0 || size > maxFrame {
+		// Much content from few bytes, or an unknown amount: decode it bit by bit, from a file.
+		return x.viaUpload(ann, body)
+	}
+	content := contentBuffers.Get().(*[]byte)
+	defer contentBuffers.Put(content)
+	if *content, err = pack.DecodeFrame((*content)[:0], body, int(size)); err != nil {
+		return undecodable(err, 0)
+	}
+	verified, err := pack.Verify(bytes.NewReader(*content), ann.Facts, b.verify)
+	if err != nil {
+		return verdict(err)
+	}
+	receipt, c, err := x.r.store.Commit(x.r.base, store.Item{
+		Facts: ann.Facts, WindowID: x.st.window.ID, Run: verified.Run, Archive: body, Frames: frames,
+	})
+	if err != nil {
+		return retryLater(err)
+	}
+	x.r.noteStored(x.event(), c, receipt)
+	return x.receipt(c, receipt)
+}
+
+// scanAll finds the frames of a whole body, and the size of their content, -1 if
+// that is not known.
+func scanAll(body []byte) (frames []pack.FrameInfo, size int64, err error) {
+	if len(body) == 0 {
+		return nil, 0, code.New(code.Malformed, "the body is empty")
+	}
+	var s pack.FrameScanner
+	for p := body; len(p) > 0; {
+		n, done, err := s.Scan(p)
+		if err != nil {
+			return nil, 0, code.Wrap(code.Malformed, err, "byte %d of the body", len(body)-len(p)+n)
+		}
+		p = p[n:]
+		if done {
+			f := s.Frame()
+			frames = append(frames, f)
+			if f.Content < 0 {
+				size = -1
+			} else if size >= 0 {
+				size += f.Content
+			}
+		}
+	}
+	if s.Partial() != 0 {
+		return nil, 0, code.New(code.Malformed, "the body ends in the middle of a zstd frame")
+	}
+	return frames, size, nil
+}
+
+// readFull reads the body, whose length is known, into p.
+func (x *exchange) readFull(p []byte) error {
+	stall := x.st.cfg.Limits.StallTimeout
+	x.bodyRead = true
+	for int(x.bytes) < len(p) {
+		_ = x.rc.SetReadDeadline(time.Now().Add(stall))
+		n, err := x.req.Body.Read(p[x.bytes:])
+		x.bytes += int64(n)
+		if err != nil && int(x.bytes) < len(p) {
+			x.bodyDone = true // there is nothing more to come
+			return x.cut(err)
+		}
+	}
+	x.bodyDone = true
+	// The connection is watched for its end while the answer is made; that must not time out.
+	_ = x.rc.SetReadDeadline(time.Time{})
+	x.r.counts.received.Add(len(p))
+	return nil
+}
+
+// cut ends an exchange whose body broke off. Nobody is there to read an answer.
+func (x *exchange) cut(err error) error {
+	x.r.counts.cuts.Inc()
+	x.r.log.Debug("body cut", "host", x.host, "episode", x.idText(), "bytes", x.bytes, "error", err)
+	return http.ErrAbortHandler
+}
+
+// retryLater adds to a transient error of the store when to come again.
+func retryLater(err error) error {
+	var c *code.Error
+	if errors.As(err, &c) && c.Code == code.ReceiverFull && c.RetryAfter == 0 {
+		e := *c
+		e.RetryAfter = retryFull
+		return &e
+	}
+	return err
+}
+
+const retryFull = 5 * time.Second
+
+// undecodable is the verdict on frames that are framed well but don't decode:
+// their bytes are not those that the packer made. The host is asked to look at
+// its copy and to send it again; it is not told that the episode is malformed.
+func undecodable(err error, offset int64) error {
+	return &refusal{err: code.Wrap(code.DigestMismatch, err, "the zstd frame at byte %d of the upload doesn't decode", offset), header: complete}
+}
+
+// verdict is an error of pack.Verify as the answer that ends the upload.
+func verdict(err error) error {
+	var c *code.Error
+	if errors.As(err, &c) {
+		return &refusal{err: c, header: complete}
+	}
+	return err
+}

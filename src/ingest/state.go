@@ -1,0 +1,274 @@
+package ingest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	vm "github.com/VictoriaMetrics/metrics"
+
+	"cis490/src/code"
+	"cis490/src/episode"
+	"cis490/src/journal"
+	"cis490/src/liveness"
+	"cis490/src/metrics"
+	"cis490/src/version"
+	"cis490/src/wire"
+)
+
+// event is what is known of something that happened to an episode.
+type event struct {
+	host  string // its key where the name is not known
+	id    episode.ID
+	now   time.Time
+	began time.Time
+	bytes int64 // received
+}
+
+func (x *exchange) event() event {
+	e := event{host: x.host, id: x.id, now: x.now, began: x.now, bytes: x.bytes}
+	if e.host == "" {
+		e.host = x.key.String()
+	}
+	return e
+}
+
+// noteStored counts and logs that an episode is acknowledged.
+func (r *Receiver) noteStored(e event, c code.Code, receipt wire.Receipt) {
+	r.counts.code(c)
+	r.notes.stored(e, c, receipt)
+	msg := "stored"
+	if c == code.AlreadyStored {
+		msg = "already stored"
+	}
+	journal.Event(context.Background(), r.log, c, msg,
+		slog.String("episode", e.id.String()), slog.String("host", e.host), slog.Int("status", c.Info().Status),
+		slog.Int64("bytes", receipt.ArchiveSize), slog.Duration("duration", r.now().Sub(e.began)))
+}
+
+// noteRefusal counts and logs a refusal.
+func (r *Receiver) noteRefusal(e event, c code.Code, detail string, status int) {
+	r.counts.code(c)
+	r.notes.refused(e, c, detail)
+	if cl := c.Class(); cl != code.OfEpisode && cl != code.OfUpload && !r.notes.first(e.now, e.host, c) {
+		// The whole queue of a host is behind each of these, and it asks again and again.
+		return
+	}
+	attrs := []slog.Attr{slog.String("host", e.host), slog.Int("status", status), slog.String("detail", detail)}
+	if !e.id.IsZero() {
+		attrs = append(attrs, slog.String("episode", e.id.String()))
+	}
+	journal.Event(context.Background(), r.log, c, c.Info().Title, attrs...)
+}
+
+// notes is what happened lately, for the state file.
+type notes struct {
+	mu         sync.Mutex
+	lastStored *Stored
+	lastCode   *Happened
+	logged     map[string]time.Time // by host and code
+}
+
+// Stored is an acknowledged episode in the state file.
+type Stored struct {
+	At      time.Time  `json:"at"`
+	Episode episode.ID `json:"episode"`
+	Host    string     `json:"host"`
+}
+
+// Happened is the last code that was answered.
+type Happened struct {
+	Code   code.Code `json:"code"`
+	Since  time.Time `json:"since"` // of the first of an unbroken row of it
+	At     time.Time `json:"at"`    // of the last
+	Host   string    `json:"host,omitempty"`
+	Detail string    `json:"detail,omitempty"`
+}
+
+func (n *notes) stored(e event, c code.Code, receipt wire.Receipt) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.lastStored = &Stored{At: e.now.UTC(), Episode: receipt.Episode, Host: e.host}
+	n.happened(e, c, "")
+}
+
+func (n *notes) refused(e event, c code.Code, detail string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.happened(e, c, detail)
+}
+
+func (n *notes) happened(e event, c code.Code, detail string) {
+	since := e.now.UTC()
+	if n.lastCode != nil && n.lastCode.Code == c {
+		since = n.lastCode.Since
+	}
+	n.lastCode = &Happened{Code: c, Since: since, At: e.now.UTC(), Host: e.host, Detail: detail}
+}
+
+const (
+	logAgain  = time.Minute
+	maxLogged = 4096
+)
+
+// first says whether this is the first time lately that host got c.
+func (n *notes) first(now time.Time, host string, c code.Code) bool {
+	key := string(c) + " " + host
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if at, ok := n.logged[key]; ok && now.Sub(at) < logAgain && !now.Before(at) {
+		return false
+	}
+	if n.logged == nil || len(n.logged) >= maxLogged {
+		n.logged = map[string]time.Time{}
+	}
+	n.logged[key] = now
+	return true
+}
+
+// State is the state file, <run_dir>/state.json: what the doctor reads first.
+type State struct {
+	Unit      string    `json:"unit"`
+	Version   string    `json:"version"`
+	PID       int       `json:"pid"`
+	StartedAt time.Time `json:"started_at"`
+	UpdatedAt time.Time `json:"updated_at"`
+	Listen    string    `json:"listen"`
+
+	Window              wire.Window `json:"window"`
+	CertificateNotAfter time.Time   `json:"certificate_not_after"`
+
+	LastStored *Stored             `json:"last_stored,omitempty"`
+	LastCode   *Happened           `json:"last_code,omitempty"`
+	Codes      map[code.Code]int64 `json:"codes"` // answers since the start
+
+	UploadsUnderWay int    `json:"uploads_under_way"`
+	PartialUploads  int    `json:"partial_uploads"`
+	PartialBytes    int64  `json:"partial_bytes"`
+	FreeBytes       uint64 `json:"free_bytes"`
+	ReservedBytes   int64  `json:"reserved_bytes"`
+	Rebuilding      bool   `json:"catalogue_rebuilding"`
+
+	Workers []liveness.State `json:"workers"`
+}
+
+// State is how the receiver is right now.
+func (r *Receiver) State() State {
+	s := State{
+		Unit: "cis490-receiver", Version: version.String(), PID: os.Getpid(), StartedAt: r.started.UTC(), UpdatedAt: r.now().UTC(),
+		Listen: r.listener.Addr().String(), Window: r.settings.Load().window, CertificateNotAfter: r.cert.NotAfter().UTC(),
+		Codes: r.counts.codeCounts(), UploadsUnderWay: r.slots.inUse(), ReservedBytes: r.store.Reserved(),
+		Workers: r.tracker.States(time.Now()),
+	}
+	s.PartialUploads, s.PartialBytes = r.partials()
+	s.FreeBytes, _ = r.store.Free() // 0 when it can't be told
+	_, s.Rebuilding = r.store.Rebuilding()
+	r.notes.mu.Lock()
+	s.LastStored, s.LastCode = r.notes.lastStored, r.notes.lastCode
+	r.notes.mu.Unlock()
+	return s
+}
+
+func (r *Receiver) partials() (count int, bytes int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, u := range r.uploads {
+		u.mu.Lock()
+		if u.final == nil {
+			count++
+			bytes += u.size
+		}
+		u.mu.Unlock()
+	}
+	return count, bytes
+}
+
+func (r *Receiver) statusText() string {
+	count, bytes := r.partials()
+	counts := r.counts.codeCounts()
+	s := fmt.Sprintf("%d stored since the start, %d uploads under way, %d partial (%d MiB)", counts[code.Stored], r.slots.inUse(), count, bytes>>20)
+	if n, running := r.store.Rebuilding(); running {
+		s += fmt.Sprintf(", rebuilding the catalogue (%d episodes so far)", n)
+	}
+	return s
+}
+
+// writeState replaces the state file. It is in run_dir, which does not outlive
+// the machine, so nothing is flushed.
+func (r *Receiver) writeState() error {
+	b, err := json.MarshalIndent(r.State(), "", "  ")
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(r.settings.Load().cfg.RunDir, "state.json")
+	tmp := path + ".new"
+	if err := os.WriteFile(tmp, append(b, '\n'), 0o644); err != nil {
+		return fmt.Errorf("write the state file: %w", err)
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return fmt.Errorf("write the state file: %w", err)
+	}
+	return nil
+}
+
+// counters are the receiver's metrics.
+type counters struct {
+	set      *vm.Set
+	codes    map[code.Code]*vm.Counter
+	received *vm.Counter
+	cuts     *vm.Counter
+}
+
+func newCounters(r *Receiver) *counters {
+	c := &counters{set: vm.NewSet(), codes: map[code.Code]*vm.Counter{}}
+	for _, i := range code.All() {
+		if i.Status != 0 {
+			c.codes[i.Code] = c.set.NewCounter(fmt.Sprintf(`cis490_receiver_answers_total{code=%q}`, i.Code))
+		}
+	}
+	c.received = c.set.NewCounter("cis490_receiver_body_bytes_total")
+	c.cuts = c.set.NewCounter("cis490_receiver_bodies_cut_total")
+	c.set.NewGauge("cis490_receiver_uploads_under_way", func() float64 { return float64(r.slots.inUse()) })
+	c.set.NewGauge("cis490_receiver_partial_uploads", func() float64 { n, _ := r.partials(); return float64(n) })
+	c.set.NewGauge("cis490_receiver_partial_bytes", func() float64 { _, b := r.partials(); return float64(b) })
+	c.set.NewGauge("cis490_receiver_reserved_bytes", func() float64 { return float64(r.store.Reserved()) })
+	c.set.NewGauge("cis490_receiver_free_bytes", func() float64 {
+		b, _ := r.store.Free() // 0 when it can't be told
+		return float64(b)
+	})
+	c.set.NewGauge("cis490_receiver_certificate_not_after_seconds", func() float64 { return float64(r.cert.NotAfter().Unix()) })
+	return c
+}
+
+func (c *counters) code(k code.Code) {
+	if n := c.codes[k]; n != nil {
+		n.Inc()
+	}
+}
+
+func (c *counters) codeCounts() map[code.Code]int64 {
+	m := map[code.Code]int64{}
+	for k, n := range c.codes {
+		if v := n.Get(); v > 0 {
+			m[k] = int64(v)
+		}
+	}
+	return m
+}
+
+// metricsHandler serves /metrics and /healthz on the metrics listener.
+func (r *Receiver) metricsHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", metrics.Handler(r.counts.set))
+	mux.HandleFunc(wire.PathHealth, func(w http.ResponseWriter, req *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		_, _ = w.Write([]byte("ok\n"))
+	})
+	return mux
+}
