@@ -9,7 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path"
 	"runtime"
 	"slices"
 	"strings"
@@ -257,7 +256,7 @@ func (in *intake) copyFile(ctx context.Context, src *os.File, st *unix.Stat_t, i
 			return err
 		}
 	}
-	if err := setModTime(dst, it.meta.ModTime); err != nil {
+	if err := setModTime(in.root, it.meta.Path, it.meta.ModTime); err != nil {
 		return err
 	}
 	return in.flush.file(dst, it.size)
@@ -429,14 +428,11 @@ func changedError(src string, paths []string, max int) error {
 
 // keepDirTimes is for the copies of directories, whose times the files put into them have changed.
 func (in *intake) keepDirTimes() error {
-	for i := len(in.items) - 1; i >= 0; i-- {
-		m := in.items[i].meta
-		if !m.Dir || m.Skipped != "" {
-			continue
-		}
-		ts := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: m.ModTime.Unix(), Nsec: int64(m.ModTime.Nanosecond())}}
-		if err := unix.UtimesNanoAt(int(in.root.Fd()), path.Clean(m.Path), ts, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-			return &fs.PathError{Op: "utimensat", Path: m.Path, Err: err}
+	for i := range in.items {
+		if m := &in.items[i].meta; m.Dir && m.Skipped == "" {
+			if err := setModTime(in.root, m.Path, m.ModTime); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -46,9 +46,9 @@ var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 64<<10
 
 // Open reads the tag files and run.json of the sealed episode at dir; see [ReadFacts] for what it checks and its errors.
 func Open(dir string) (*Episode, error) {
-	s, err := open(dir)
+	e, err := openNamed(dir)
 	if err == nil {
-		return s, nil
+		return e, nil
 	}
 	name := bag.Quote(filepath.Base(dir))
 	var path *fs.PathError
@@ -66,7 +66,7 @@ func Open(dir string) (*Episode, error) {
 // errGone marks that there is no such directory: somebody moved it, which is no damage.
 type errGone struct{ error }
 
-func open(dir string) (*Episode, error) {
+func openNamed(dir string) (*Episode, error) {
 	id, err := ParseID(filepath.Base(filepath.Clean(dir)))
 	if err != nil {
 		return nil, errors.New("the directory's name is not that of an episode")
@@ -79,6 +79,15 @@ func open(dir string) (*Episode, error) {
 		return nil, err
 	}
 	defer root.Close()
+	e, err := open(root, dir)
+	if err == nil && e.Facts.ID != id {
+		return nil, fmt.Errorf("the directory's name is not that of its episode, %s", e.Facts.ID)
+	}
+	return e, err
+}
+
+// open reads the episode whose directory root is, whatever it is called.
+func open(root *os.File, dir string) (*Episode, error) {
 	names, err := root.Readdirnames(-1)
 	if err != nil {
 		return nil, err
@@ -89,11 +98,11 @@ func open(dir string) (*Episode, error) {
 		}
 	}
 
-	s := &Episode{Dir: dir}
-	if s.TagManifest, err = readWhole(root, bag.TagManifest, maxTagManifest); err != nil {
+	e := &Episode{Dir: dir}
+	if e.TagManifest, err = readWhole(root, bag.TagManifest, maxTagManifest); err != nil {
 		return nil, err
 	}
-	sums, err := parseTagManifest(s.TagManifest)
+	sums, err := parseTagManifest(e.TagManifest)
 	if err != nil {
 		return nil, err
 	}
@@ -116,7 +125,7 @@ func open(dir string) (*Episode, error) {
 			return nil, sumError(f.name, bag.TagManifest)
 		}
 	}
-	if s.Info, err = bag.ParseInfo(info); err != nil {
+	if e.Info, err = bag.ParseInfo(info); err != nil {
 		return nil, fmt.Errorf("%s: %w", bag.InfoFile, err)
 	}
 
@@ -139,27 +148,24 @@ func open(dir string) (*Episode, error) {
 		return nil, err
 	}
 
-	if s.RunJSON, err = readWhole(root, RunPath, MaxRun); err != nil {
+	if e.RunJSON, err = readWhole(root, RunPath, MaxRun); err != nil {
 		return nil, err
 	}
-	if sum := sha256.Sum256(s.RunJSON); runSum == nil {
+	if sum := sha256.Sum256(e.RunJSON); runSum == nil {
 		return nil, fmt.Errorf("%s does not list %s", bag.Manifest, RunPath)
 	} else if !bytes.Equal(sum[:], runSum) {
 		return nil, sumError(RunPath, bag.Manifest)
 	}
-	if s.Run, err = ParseRun(s.RunJSON); err != nil {
+	if e.Run, err = ParseRun(e.RunJSON); err != nil {
 		return nil, err
 	}
-	if s.Facts, err = MakeFacts(bag.DigestOf(s.TagManifest), s.Info, s.Run); err != nil {
+	if e.Facts, err = MakeFacts(bag.DigestOf(e.TagManifest), e.Info, e.Run); err != nil {
 		return nil, err
 	}
-	switch {
-	case s.Facts.ID != id:
-		return nil, fmt.Errorf("the directory's name is not that of its episode, %s", s.Facts.ID)
-	case s.Facts.Files != files:
-		return nil, fmt.Errorf("%s has %d files, %s lists %d", bag.LabelOxum, s.Facts.Files, bag.Manifest, files)
+	if e.Facts.Files != files {
+		return nil, fmt.Errorf("%s has %d files, %s lists %d", bag.LabelOxum, e.Facts.Files, bag.Manifest, files)
 	}
-	return s, nil
+	return e, nil
 }
 
 func sumError(name, manifest string) error {

@@ -196,7 +196,7 @@ func (s *sealing) write(name string, data []byte, exec bool, mtime time.Time) er
 		return err
 	}
 	if !mtime.IsZero() {
-		if err := setModTime(f, mtime); err != nil {
+		if err := setModTime(s.root, name, mtime); err != nil {
 			return err
 		}
 	}
@@ -215,11 +215,11 @@ func (s *sealing) put(name string, data []byte, exec bool, mtime time.Time) erro
 	return nil
 }
 
-func setModTime(f *os.File, t time.Time) error {
+// setModTime sets a file's or directory's modification time, to the nanosecond and in any year.
+func setModTime(root *os.File, name string, t time.Time) error {
 	ts := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: t.Unix(), Nsec: int64(t.Nanosecond())}}
-	// The path is that of the descriptor: futimens(3) is utimensat(2) without a path, which this library does not offer.
-	if err := unix.UtimesNanoAt(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), ts, 0); err != nil {
-		return &fs.PathError{Op: "utimensat", Path: f.Name(), Err: err}
+	if err := unix.UtimesNanoAt(int(root.Fd()), name, ts, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return &fs.PathError{Op: "utimensat", Path: root.Name() + "/" + name, Err: err}
 	}
 	return nil
 }
