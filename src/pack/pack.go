@@ -19,5 +19,8 @@ const FrameSize = 1 << 20
 // tagFiles are the tag files of an episode in the order of the stream.
 var tagFiles = [...]string{bag.TagManifest, bag.Declaration, bag.InfoFile, bag.Manifest, bag.Files}
 
+// manifestTag is the index of the payload manifest in tagFiles.
+const manifestTag = 3
+
 // runFile is the payload file that must be there.
 const runFile = bag.PayloadDir + "/run.json"
