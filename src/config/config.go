@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime"
 	"strings"
 	"time"
 
@@ -29,6 +30,7 @@ type options struct {
 
 	hostname func() (string, error)
 	now      func() time.Time
+	cores    int
 }
 
 // WithWatchdog says that the watchdog's interval is d, whatever watchdog_sec says:
@@ -46,7 +48,7 @@ func CheckFiles() Option { return func(o *options) { o.files = true } }
 func Warn(f func(text string)) Option { return func(o *options) { o.warn = f } }
 
 func newOptions(opts []Option) *options {
-	o := &options{hostname: os.Hostname, now: time.Now}
+	o := &options{hostname: os.Hostname, now: time.Now, cores: runtime.GOMAXPROCS(0)}
 	for _, f := range opts {
 		f(o)
 	}
@@ -149,7 +151,7 @@ func (e *Error) Unwrap() error { return e.err }
 
 func render(diags hcl.Diagnostics, files map[string]*hcl.File) string {
 	var b strings.Builder
-	hcl.NewDiagnosticTextWriter(&b, files, 78, false).WriteDiagnostics(diags)
+	hcl.NewDiagnosticTextWriter(&b, files, 96, false).WriteDiagnostics(diags)
 	return b.String()
 }
 

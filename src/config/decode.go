@@ -3,6 +3,7 @@ package config
 import (
 	"bytes"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -65,11 +66,12 @@ type decoder struct {
 	// syntax is set when the file is not HCL at all: nothing else was looked at.
 	syntax bool
 	at     map[string]hcl.Range // by path, as in receiver.url: where its value stands
+	listed map[*block]bool      // blocks whose attributes a message has listed already
 	bad    map[string]bool      // paths with an error
 }
 
 func decode(name string, src []byte, root *block) *decoder {
-	d := &decoder{name: name, src: src, root: root, files: map[string]*hcl.File{}, at: map[string]hcl.Range{}, bad: map[string]bool{}}
+	d := &decoder{name: name, src: src, root: root, files: map[string]*hcl.File{}, at: map[string]hcl.Range{}, bad: map[string]bool{}, listed: map[*block]bool{}}
 	start := hcl.Range{Filename: name, Start: hcl.InitialPos, End: hcl.InitialPos}
 	if len(src) > maxFile {
 		d.files[name] = &hcl.File{Bytes: src[:maxFile]}
@@ -89,15 +91,36 @@ func decode(name string, src []byte, root *block) *decoder {
 	}
 	f.Bytes = src
 	d.files[name] = f
-	if diags.HasErrors() {
-		// What the parser made of the rest is a guess; errors found in it may be
-		// of its own making.
-		d.diags, d.syntax = diags, true
+	for _, diag := range diags {
+		if diag.Severity == hcl.DiagError && diag.Summary != "Attribute redefined" {
+			// What the parser made of the rest is a guess; errors found in it may be
+			// of its own making.
+			d.syntax = true
+		}
+		d.quoteHint(diag)
+	}
+	d.diags = diags
+	if d.syntax {
 		return d
 	}
 	d.at[""] = f.Body.MissingItemRange()
 	d.body(f.Body, root, "")
 	return d
+}
+
+// bareValue is an attribute whose value begins like text without its quotes.
+var bareValue = regexp.MustCompile(`^\s*([a-z_]+)\s*=\s*([^\s"\[{(<#].*?)\s*$`)
+
+// quoteHint adds to a syntax error what is usually behind it.
+func (d *decoder) quoteHint(diag *hcl.Diagnostic) {
+	if diag.Subject == nil || !d.syntax {
+		return
+	}
+	start := bytes.LastIndexByte(d.src[:min(diag.Subject.Start.Byte, len(d.src))], '\n') + 1
+	line, _, _ := bytes.Cut(d.src[start:], []byte("\n"))
+	if m := bareValue.FindSubmatch(line); m != nil && !bytes.ContainsAny(m[2], `"`) {
+		diag.Detail += fmt.Sprintf(" Text has to be in double quotes: %s = \"%s\"", m[1], m[2])
+	}
 }
 
 func join(path, name string) string {
@@ -120,11 +143,17 @@ func (d *decoder) body(b hcl.Body, s *block, path string) {
 		schema.Blocks = append(schema.Blocks, h)
 	}
 	content, diags := b.Content(schema)
+	inOrder(diags)
 	for _, diag := range diags {
 		switch diag.Summary {
 		case "Unsupported argument", "Unsupported block type", "Extraneous JSON object property":
 			d.unknown(diag, s)
 		default:
+			for _, sub := range s.blocks {
+				if sub.label != "" && diag.Summary == "Missing "+sub.label+" for "+sub.name {
+					diag.Detail = fmt.Sprintf("Each %s block has a %s: %s %q { … }", sub.name, sub.label, sub.name, sub.example)
+				}
+			}
 			d.diags = append(d.diags, diag)
 		}
 	}
@@ -212,7 +241,7 @@ func (d *decoder) subBlocks(got hcl.Blocks, s *block, path string) {
 	if len(got) == 0 {
 		if s.required {
 			d.bad[full] = true
-			d.errorAt(d.at[path], "Missing block "+s.name, "A block of this form is needed:\n\n"+skeleton(s))
+			d.errorAt(d.at[path], "Missing block "+s.name, "A block of this form is needed:\n\n"+d.skeleton(s))
 			return
 		}
 		d.defaults(s, full)
@@ -253,7 +282,7 @@ func (d *decoder) unknown(diag *hcl.Diagnostic, s *block) {
 	hint := ""
 	switch {
 	case isBlock && slices.Contains(attrs, name):
-		hint = fmt.Sprintf(" It is an attribute: write %s = …", name)
+		hint = fmt.Sprintf(" It is an attribute: write %s = … on one line.", name)
 	case !isBlock && slices.Contains(blocks, name):
 		hint = fmt.Sprintf(" It is a block: write %s { … } without an equals sign.", name)
 	default:
@@ -264,9 +293,13 @@ func (d *decoder) unknown(diag *hcl.Diagnostic, s *block) {
 		}
 	}
 	slices.Sort(attrs)
-	detail := fmt.Sprintf("%s is not known %s.%s\n\nAttributes allowed here: %s.", name, where, hint, strings.Join(attrs, ", "))
-	if len(blocks) > 0 {
-		detail += " Blocks: " + strings.Join(blocks, ", ") + "."
+	detail := fmt.Sprintf("%s is not known %s.%s", name, where, hint)
+	if !d.listed[s] {
+		d.listed[s] = true
+		detail += "\n\nAttributes allowed here: " + strings.Join(attrs, ", ") + "."
+		if len(blocks) > 0 {
+			detail += " Blocks: " + strings.Join(blocks, ", ") + "."
+		}
 	}
 	summary := "Unknown attribute"
 	if isBlock {
@@ -310,11 +343,11 @@ func closest(given string, names []string) string {
 			best, dist = n, d
 		}
 	}
-	if best != "" || len(given) < 3 {
+	if best != "" || len(given) < 2 {
 		return best
 	}
 	for _, n := range names {
-		if strings.HasPrefix(n, given+"_") || strings.HasSuffix(n, "_"+given) || strings.HasPrefix(given, n+"_") {
+		if len(given) > 2 && strings.HasPrefix(n, given) || strings.HasPrefix(n, given+"_") || strings.HasSuffix(n, "_"+given) || strings.HasPrefix(given, n+"_") {
 			if best != "" {
 				return ""
 			}
@@ -371,31 +404,43 @@ func (d *decoder) given(path string) bool {
 
 // sorted is the diagnostics in the order of the file.
 func (d *decoder) sorted() hcl.Diagnostics {
-	slices.SortStableFunc(d.diags, func(a, b *hcl.Diagnostic) int {
+	inOrder(d.diags)
+	return d.diags
+}
+
+func inOrder(diags hcl.Diagnostics) {
+	slices.SortStableFunc(diags, func(a, b *hcl.Diagnostic) int {
 		if a.Subject == nil || b.Subject == nil {
 			return 0
 		}
 		return a.Subject.Start.Byte - b.Subject.Start.Byte
 	})
-	return d.diags
 }
 
-func skeleton(s *block) string {
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "    %s {\n", s.name)
+// skeleton is the least of a block, in the syntax of the file.
+func (d *decoder) skeleton(s *block) string {
+	var b strings.Builder
+	head, line, end := "    %s {\n", "      %s = %s\n", "    }\n"
+	if strings.HasSuffix(d.name, ".json") {
+		head, line, end = "    %q: {\n", "      %q: %s\n", "    }\n"
+	}
+	fmt.Fprintf(&b, head, s.name)
 	for _, a := range s.attrs {
 		if a.required {
-			fmt.Fprintf(&b, "      %s = %s\n", a.name, a.example)
+			fmt.Fprintf(&b, line, a.name, a.example)
 		}
 	}
-	b.WriteString("    }\n")
+	b.WriteString(end)
 	return b.String()
 }
 
 // sentence makes s one, with a capital and a full stop.
 func sentence(s string) string {
-	if s == "" {
-		return s
+	if s == "" || strings.HasPrefix(s, "true ") || strings.HasPrefix(s, "false ") {
+		return s + "." // a value is shown as it is
 	}
-	return strings.ToUpper(s[:1]) + s[1:] + "."
+	if !strings.HasSuffix(s, "?") {
+		s += "."
+	}
+	return strings.ToUpper(s[:1]) + s[1:]
 }

@@ -35,7 +35,10 @@ func show(v cty.Value) string {
 	case v.Type() == cty.Bool:
 		return strconv.FormatBool(v.True())
 	}
-	return "a " + v.Type().FriendlyName()
+	if t := v.Type(); t.IsTupleType() || t.IsListType() || t.IsSetType() {
+		return "a list"
+	}
+	return "an object"
 }
 
 func text(p *string, allowed string, check func(string) error) kind {

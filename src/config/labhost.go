@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -53,7 +52,7 @@ func labHostSchema(c *LabHost) *block {
 						doc: "WatchdogSec= of the unit, for checking scan_interval, which may be at most half of it. Under systemd the unit's own value counts."},
 					{name: "upload_workers", kind: integer(&s.UploadWorkers, " of uploads", 1, 256), def: "8",
 						doc: "How many episodes are uploaded at once."},
-					{name: "pack_workers", kind: integer(&s.PackWorkers, " of threads; 0 is one per core,", 0, 256), def: "0",
+					{name: "pack_workers", kind: integer(&s.PackWorkers, " of threads, 0 for one per core,", 0, 256), def: "0",
 						doc: "How many threads pack and compress, for all uploads together."},
 					{name: "compression", kind: oneOf(&s.Compression, "auto", "raw", "fastest", "default"), def: `"auto"`,
 						doc: "auto chooses for each frame what gets data across soonest, by the speed of the link and of the CPU."},
@@ -99,7 +98,7 @@ func checkLabHost(c *LabHost, d *decoder, o *options) {
 	}
 	s := &c.Shipper
 	if s.PackWorkers == 0 {
-		s.PackWorkers = runtime.GOMAXPROCS(0)
+		s.PackWorkers = o.cores
 	}
 	if o.watchdog > 0 {
 		s.Watchdog = o.watchdog
@@ -125,7 +124,7 @@ func checkLabHost(c *LabHost, d *decoder, o *options) {
 		if !d.given(path) {
 			path = "data_dir"
 		}
-		d.fail("data_dir and run_dir are the same", "Both are "+c.DataDir+". run_dir may be emptied at each boot; put it elsewhere, such as /run/cis490.", path)
+		d.fail("data_dir and run_dir are the same", "Both are "+c.DataDir+", but run_dir may be emptied at each boot. Give each a directory of its own.", path)
 	}
 	if d.good("receiver.url", "receiver.ca_file") && c.Receiver.URL != nil && c.Receiver.URL.Scheme == "http" && c.Receiver.CAFile != "" {
 		d.fail("ca_file without TLS", "url begins with http://, so there is no certificate to check. Write https:// there, or leave ca_file out.", "receiver.ca_file")

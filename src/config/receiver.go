@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os/user"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"cis490/src/identity"
@@ -152,7 +153,7 @@ func checkReceiver(c *Receiver, hosts []*Host, d *decoder, o *options) {
 		if !d.given(path) {
 			path = "state_dir"
 		}
-		d.fail("state_dir and run_dir are the same", "Both are "+c.StateDir+". run_dir may be emptied at each boot; put it elsewhere, such as /run/cis490-receiver.", path)
+		d.fail("state_dir and run_dir are the same", "Both are "+c.StateDir+", but run_dir may be emptied at each boot. Give each a directory of its own.", path)
 	}
 	if o.files && c.OperatorGroup != "" && d.good("operator_group") {
 		if _, err := user.LookupGroup(c.OperatorGroup); err != nil {
@@ -198,7 +199,7 @@ func checkTLS(c *Receiver, d *decoder, o *options) {
 	if len(t.Names) == 0 {
 		t.Names = []string{"localhost"}
 		if name, err := o.hostname(); err == nil && dnsName.MatchString(name) && name != "localhost" {
-			t.Names = []string{name, "localhost"}
+			t.Names = []string{strings.ToLower(name), "localhost"}
 		}
 	}
 }

@@ -11,13 +11,12 @@ import (
 // Size is an amount of bytes.
 type Size int64
 
-// units of sizes, the one that String prefers first.
+// sizeUnits are in the order in which String tries them.
 var sizeUnits = []struct {
 	name  string
 	bytes int64
 }{
-	{"TiB", 1 << 40}, {"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10},
-	{"TB", 1e12}, {"GB", 1e9}, {"MB", 1e6}, {"kB", 1e3}, {"B", 1},
+	{"TiB", 1 << 40}, {"TB", 1e12}, {"GiB", 1 << 30}, {"GB", 1e9}, {"MiB", 1 << 20}, {"MB", 1e6}, {"KiB", 1 << 10}, {"kB", 1e3}, {"B", 1},
 }
 
 // String writes s so that ParseSize gives it back exactly: 64GiB, 500MB, 1025B.
