@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -15,7 +16,16 @@ func TestMain(m *testing.M) {
 	os.Exit(run(m))
 }
 
+// atOnce is how many tests run at a time: most of them wait for something most of the time.
+const atOnce = "8"
+
 func run(m *testing.M) int {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		flag.Set("test.parallel", atOnce)
+	}
 	dir, err := os.MkdirTemp("", "cis490-bin-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -273,10 +274,9 @@ func (p *proxy) blackHole() {
 	})
 }
 
-// silent accepts connections, and that is all: nothing is read, nothing answered.
+// silent accepts connections, and that is all: nothing is ever answered.
 func (p *proxy) silent() {
-	end := make(chan struct{})
-	p.set(func(net.Conn) { <-end }, func() { close(end) })
+	p.set(func(c net.Conn) { io.Copy(io.Discard, c) }, nil)
 }
 
 // reset cuts every connection once n bytes came.
@@ -294,7 +294,7 @@ func (p *proxy) reset(n int) {
 	}, nil)
 }
 
-// handshake ends TLS with cert and answers nothing that the receiver would: what h says.
+// answer ends TLS with cert and answers nothing that the receiver would: what h says.
 func (p *proxy) answer(cert tls.Certificate, h http.HandlerFunc) {
 	in := &connListener{conns: make(chan net.Conn), addr: p.addr, done: make(chan struct{})}
 	srv := &http.Server{
