@@ -74,7 +74,7 @@ func (x *index) each(q *Queue, f func(day, name string, i entryInfo)) error {
 }
 
 func (x *index) refresh(q *Queue, day string, d *dayIndex) error {
-	began := time.Now()
+	began := q.now()
 	fd, err := unix.Open(q.path(quarantineDir, day), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", q.path(quarantineDir, day), err)

@@ -353,17 +353,17 @@ func (c *committer) append(q *Queue, lines []byte) error {
 	// not tell. It is written no more, and the lines go into a new file.
 	q.log.Error("The ledger could not be flushed to the disk; it goes on in a new file.", "file", c.file.f.Name(), "error", err)
 	c.bad = c.file.ledgerName
-	c.file.f.Truncate(c.file.size) // what was never promised need not confuse the next start
-	c.file.f.Close()
+	c.file.giveUp()
 	c.file = nil
 	f, nerr := q.openLedger(month, c.bad)
 	if nerr != nil {
 		return errors.Join(err, nerr)
 	}
 	if nerr := f.append(q, lines); nerr != nil {
-		// Nothing in it counts: take it away, so that a sick disk is not filled with such files.
-		f.f.Close()
-		os.Remove(f.f.Name())
+		if errors.Is(nerr, errNotFlushed) {
+			c.bad = f.ledgerName
+		}
+		f.giveUp()
 		return errors.Join(err, nerr)
 	}
 	c.file = f
@@ -392,6 +392,18 @@ func (l *ledgerFile) append(q *Queue, lines []byte) error {
 	}
 	l.size += int64(len(lines))
 	return nil
+}
+
+// giveUp closes a file whose end is not known to be on the disk. That end was
+// promised to nobody and need not confuse the next start; a file that is nothing
+// else goes, so that a sick disk is not filled with them.
+func (l *ledgerFile) giveUp() {
+	if l.size == 0 {
+		os.Remove(l.f.Name())
+	} else {
+		l.f.Truncate(l.size)
+	}
+	l.f.Close()
 }
 
 // openLedger opens the month's newest file for appending, mended if a crash tore

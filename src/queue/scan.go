@@ -44,7 +44,7 @@ func (q *Queue) Scan(ctx context.Context) ([]episode.ID, []Stray, error) {
 	s := &q.scan
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	began := time.Now()
+	began, listing := q.now(), time.Now()
 	fd, err := unix.Open(q.path(sealedDir), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("scan %s: %w", q.path(sealedDir), err)
@@ -81,7 +81,7 @@ func (q *Queue) Scan(ctx context.Context) ([]episode.ID, []Stray, error) {
 	strays = slices.Compact(strays)
 	s.ids, s.strays, s.dir = ids, strays, stampOf(&st, began)
 	s.listed++
-	s.cost.Store(int64(time.Since(began)))
+	s.cost.Store(int64(time.Since(listing)))
 	return q.withoutStuck(ids), strays, nil
 }
 

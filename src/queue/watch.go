@@ -66,7 +66,7 @@ func (q *Queue) poll(ctx context.Context, c chan<- struct{}) *watch {
 	for {
 		var st unix.Stat_t
 		if err := unix.Stat(q.path(sealedDir), &st); err == nil && !seen.unchanged(&st) {
-			seen = stampOf(&st, time.Now())
+			seen = stampOf(&st, q.now())
 			wake(c)
 		}
 		select {
