@@ -42,7 +42,8 @@ type Bag struct {
 	decoder  encoding.Encoding // nil for UTF-8
 	faults   []Fault
 	warnings []Fault
-	opened   struct{ faults, warnings int } // how many of them Open found
+	opened   struct{ faults, warnings int }  // how many of them Open found
+	found    struct{ octets, streams int64 } // the payload as Verify found it
 }
 
 // Open opens a bag of any maker. It fails only when dir can't be opened or is no directory; what makes it no bag is for Verify to say.

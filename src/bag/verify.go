@@ -54,7 +54,7 @@ type verification struct {
 	progress func(int64)
 	jobs     chan job
 	mu       sync.Mutex
-	found    []Fault // by the workers
+	bad      []Fault // found by the workers
 }
 
 type job struct {
@@ -96,9 +96,10 @@ func (b *Bag) Verify(ctx context.Context, progress func(bytes int64)) ([]Fault, 
 		return nil, fmt.Errorf("walk bag: %w", err)
 	}
 
+	b.found.octets, b.found.streams = v.octets, v.streams
 	v.missing()
 	v.checkOxum()
-	return sortFaults(append(slices.Clone(b.faults), v.found...)), nil
+	return sortFaults(append(slices.Clone(b.faults), v.bad...)), nil
 }
 
 // readManifests finds and reads the manifests and fetch.txt of the base directory.
@@ -396,7 +397,7 @@ func (v *verification) work(ctx context.Context) {
 		}
 		if faults := v.hashFile(ctx, j, buf); len(faults) > 0 {
 			v.mu.Lock()
-			v.found = append(v.found, faults...)
+			v.bad = append(v.bad, faults...)
 			v.mu.Unlock()
 		}
 	}
@@ -454,3 +455,6 @@ func Unreadables(faults []Fault) []error {
 	}
 	return errs
 }
+
+// Payload is the size in bytes and the number of files that the last Verify found in the payload.
+func (b *Bag) Payload() (octets, streams int64) { return b.found.octets, b.found.streams }

@@ -45,8 +45,13 @@ const (
 var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 64<<10) }}
 
 // Open reads the tag files and run.json of the sealed episode at dir; see [ReadFacts] for what it checks and its errors.
-func Open(dir string) (*Episode, error) {
-	e, err := openNamed(dir)
+func Open(dir string) (*Episode, error) { return openCoded(dir, false) }
+
+// OpenCopy is [Open] for a directory that somebody may have given another name than the episode's id.
+func OpenCopy(dir string) (*Episode, error) { return openCoded(dir, true) }
+
+func openCoded(dir string, anyName bool) (*Episode, error) {
+	e, err := openNamed(dir, anyName)
 	if err == nil {
 		return e, nil
 	}
@@ -66,9 +71,9 @@ func Open(dir string) (*Episode, error) {
 // errGone marks that there is no such directory: somebody moved it, which is no damage.
 type errGone struct{ error }
 
-func openNamed(dir string) (*Episode, error) {
+func openNamed(dir string, anyName bool) (*Episode, error) {
 	id, err := ParseID(filepath.Base(filepath.Clean(dir)))
-	if err != nil {
+	if err != nil && !anyName {
 		return nil, errors.New("the directory's name is not that of an episode")
 	}
 	root, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
@@ -80,7 +85,7 @@ func openNamed(dir string) (*Episode, error) {
 	}
 	defer root.Close()
 	e, err := open(root, dir)
-	if err == nil && e.Facts.ID != id {
+	if err == nil && e.Facts.ID != id && !anyName {
 		return nil, fmt.Errorf("the directory's name is not that of its episode, %s", e.Facts.ID)
 	}
 	return e, err

@@ -52,9 +52,10 @@ const maxNamed = 10
 // as it was, and what was made so far is gone; if not even that worked, the error says where the source's files are.
 // It fails with [ErrChanged] when the source is written to meanwhile. What a process that dies leaves, [Recover] finishes or undoes.
 func SealDir(ctx context.Context, src, dataDir string, opt SealOptions) (_ Sealed, err error) {
+	given := src
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("seal %s: %w", src, err)
+			err = fmt.Errorf("seal %s: %w", given, err)
 		}
 	}()
 	if src, err = realPath(src); err != nil {
