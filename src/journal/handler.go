@@ -65,6 +65,12 @@ func (h *handler) Handle(_ context.Context, r slog.Record) error {
 		if err == nil {
 			return nil
 		}
+		if h.text.prefix && errors.Is(err, os.ErrDeadlineExceeded) {
+			// Standard error leads to the same journald, and a write to it would
+			// wait for as long as it is stuck. The count of what is lost goes out
+			// with the next entry.
+			return err
+		}
 		fields = append(fields, field{"journal_err", slog.StringValue(err.Error())})
 	}
 	return h.text.write(r, fields)
@@ -197,14 +203,22 @@ func levelName(l slog.Level) string {
 	return "debug"
 }
 
+// How long an entry may wait for a journald that is stuck, and for how long none
+// is tried after that.
+const (
+	patience = time.Second
+	pause    = 10 * time.Second
+)
+
 // native sends entries to journald's socket.
 type native struct {
 	addr *net.UnixAddr
 	id   string
 
-	mu   sync.Mutex
-	conn *net.UnixConn
-	lost int
+	mu    sync.Mutex
+	conn  *net.UnixConn
+	lost  int
+	until time.Time // after a time-out, entries are not sent before this
 }
 
 func newNative(socket, identifier string) *native {
@@ -223,11 +237,18 @@ func (n *native) send(r slog.Record, fields []field) error {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if time.Now().Before(n.until) {
+		n.lost++
+		return fmt.Errorf("journal: not sent after a time-out: %w", os.ErrDeadlineExceeded)
+	}
 	if n.lost > 0 {
 		appendField(&b, "CIS490_LOST_ENTRIES", strconv.Itoa(n.lost))
 	}
 	if err := n.write(b.Bytes()); err != nil {
 		n.lost++
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			n.until = time.Now().Add(pause)
+		}
 		return err
 	}
 	n.lost = 0
@@ -251,7 +272,7 @@ func (n *native) write(entry []byte) error {
 		}
 		n.conn = c.(*net.UnixConn)
 	}
-	n.conn.SetWriteDeadline(time.Now().Add(time.Second))
+	n.conn.SetWriteDeadline(time.Now().Add(patience))
 	_, _, err := n.conn.WriteMsgUnix(entry, nil, n.addr)
 	if errors.Is(err, unix.EMSGSIZE) || errors.Is(err, unix.ENOBUFS) {
 		return n.writeFD(entry)

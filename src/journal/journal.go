@@ -4,8 +4,8 @@
 // It promises that every attribute of an entry arrives as a field of its own
 // (CIS490_CODE, CIS490_EPISODE, …) that journalctl can select by, whatever its
 // length or content, that MESSAGE shows the same attributes to a person, and
-// that a journal that does not answer delays the program by at most a second per
-// entry and is never a reason to stop.
+// that a journal that is stuck holds the program up for at most a second in ten
+// and is never a reason to stop.
 package journal
 
 import (
@@ -24,8 +24,9 @@ import (
 // (https://systemd.io/JOURNAL_NATIVE_PROTOCOL).
 const Socket = "/run/systemd/journal/socket"
 
-// Levels beside those of slog, for syslog's priorities in between.
-const LevelNotice = slog.Level(2) // PRIORITY=5
+// LevelNotice stands between slog's Info and Warn, as syslog's notice does
+// (PRIORITY=5).
+const LevelNotice = slog.Level(2)
 
 // Options is how New logs.
 type Options struct {
