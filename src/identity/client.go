@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"strings"
 	"time"
@@ -167,17 +168,28 @@ func namesOf(c *x509.Certificate) string {
 }
 
 // refusals are the alerts (RFC 8446, section 6.2) by which the other side says
-// that it does not get along with this one. Other alerts come from damage on the
-// way and pass.
-var refusals = map[tls.AlertError]bool{
-	40: true, 42: true, 43: true, 44: true, 45: true, 46: true, 48: true, 49: true,
-	70: true, 71: true, 109: true, 112: true, 116: true, 120: true,
-}
+// that it does not get along with this one, in the words of crypto/tls, whose
+// type for them is not exported. Other alerts come from damage on the way and
+// pass.
+var refusals = func() map[string]bool {
+	m := map[string]bool{}
+	for _, a := range []tls.AlertError{40, 42, 43, 44, 45, 46, 48, 49, 70, 71, 109, 112, 116, 120} {
+		m[a.Error()] = true
+	}
+	return m
+}()
+
+// mismatches begin the errors by which crypto/tls says that a handshake can't
+// succeed with this server.
+var mismatches = []string{"tls: server ", "tls: server's ", "tls: failed to parse certificate", "tls: invalid signature by the server", "tls: peer doesn't support", "tls: downgrade attempt"}
 
 // Explain returns a TLS failure in err's chain as tls-untrusted, tls-expired or
 // tls-wrong-name with what was expected and what came. It returns nil for what is
 // not about trust: a cut, a time-out, a damaged record.
 func (c *Client) Explain(err error) *code.Error {
+	if err == nil {
+		return nil
+	}
 	var known *code.Error
 	if errors.As(err, &known) {
 		switch known.Code {
@@ -191,21 +203,26 @@ func (c *Client) Explain(err error) *code.Error {
 		if strings.HasPrefix(string(record.RecordHeader[:]), "HTTP/") {
 			return code.Wrap(code.TLSUntrusted, err, "expected TLS for %s; what answers speaks plain HTTP", c.name)
 		}
+		if record.Conn == nil {
+			return nil // in mid-stream: damage
+		}
 		return code.Wrap(code.TLSUntrusted, err, "expected TLS for %s; what answers speaks something else", c.name)
 	}
-	if err != nil && strings.Contains(err.Error(), "server gave HTTP response to HTTPS client") {
+	if strings.Contains(err.Error(), "server gave HTTP response to HTTPS client") {
 		// net/http replaces the error above by one without a type.
 		return code.Wrap(code.TLSUntrusted, err, "expected TLS for %s; what answers speaks plain HTTP", c.name)
 	}
-	var alert tls.AlertError
-	if errors.As(err, &alert) {
-		if refusals[alert] {
-			return code.Wrap(code.TLSUntrusted, err, "the TLS handshake for %s was refused", c.name)
-		}
-		return nil
+	inner := err
+	for e := errors.Unwrap(err); e != nil; e = errors.Unwrap(e) {
+		inner = e
 	}
-	for e := err; e != nil; e = errors.Unwrap(e) {
-		if errors.Unwrap(e) == nil && strings.HasPrefix(e.Error(), "tls: ") {
+	text := inner.Error()
+	var op *net.OpError
+	if errors.As(err, &op) && op.Op == "remote error" && refusals[text] {
+		return code.Wrap(code.TLSUntrusted, err, "the TLS handshake for %s was refused", c.name)
+	}
+	for _, m := range mismatches {
+		if strings.HasPrefix(text, m) {
 			return code.Wrap(code.TLSUntrusted, err, "the TLS handshake for %s failed", c.name)
 		}
 	}
