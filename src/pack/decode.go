@@ -180,22 +180,21 @@ func (d *Decoder) frame() error {
 		if err != nil {
 			return err
 		}
-		if at += n; done {
+		switch at += n; {
+		case done && s.Skippable():
+			d.in, s, at = d.in[at:], FrameScanner{}, 0
+			continue
+		case done && 0 <= s.Frame().Content && s.Frame().Content <= FrameSize:
 			frame := d.in[:at]
 			d.in = d.in[at:]
-			if s.Skippable() {
-				s, at = FrameScanner{}, 0
-				continue
-			}
 			if d.buf.out == nil {
 				d.buf.out = make([]byte, 0, FrameSize)
 			}
 			d.out, err = DecodeFrame(d.buf.out[:0], frame, FrameSize)
 			return err
-		}
-		if s.skippable {
+		case s.skippable:
 			d.in, at = d.in[:0], 0 // nothing of it is needed
-		} else if s.Partial() > 0 && s.state > scanContent && (s.content < 0 || s.content > FrameSize) || at == len(d.buf.in) {
+		case done, s.state > scanContent && (s.content < 0 || s.content > FrameSize), at == len(d.buf.in):
 			return d.startStream()
 		}
 		if d.eof {

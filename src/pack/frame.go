@@ -79,17 +79,21 @@ func fillRawFrame(buf []byte, n int, fill func([]byte) error) ([]byte, error) {
 	return buf, nil
 }
 
+func rawFrame(src, dst []byte) ([]byte, error) {
+	return fillRawFrame(dst, len(src), func(b []byte) error { src = src[copy(b, src):]; return nil })
+}
+
 // encoder compresses frames at one level at a time.
 type encoder struct {
 	level Level
 	enc   *zstd.Encoder
 }
 
-// encode makes one frame of src at level in dst's memory, which must have room for rawFrameSize(len(src)). An encoder of another
-// level is dropped first: keeping one for each level would double the memory.
+// encode makes one frame of src at level in dst's memory, which must have room for bufferSlack more than src. A frame that compression would
+// make larger is a raw one. An encoder of another level is dropped first: keeping one for each level would double the memory.
 func (e *encoder) encode(level Level, src, dst []byte) ([]byte, error) {
 	if level == Raw {
-		return fillRawFrame(dst, len(src), func(b []byte) error { src = src[copy(b, src):]; return nil })
+		return rawFrame(src, dst)
 	}
 	if e.enc == nil || e.level != level {
 		speed := zstd.SpeedFastest
@@ -106,7 +110,10 @@ func (e *encoder) encode(level Level, src, dst []byte) ([]byte, error) {
 		e.enc, e.level = enc, level
 	}
 	out := e.enc.EncodeAll(src, dst[:0])
-	if len(out)*maxRatio >= len(src) {
+	switch {
+	case len(out) > rawFrameSize(len(src)):
+		return rawFrame(src, dst)
+	case len(out)*maxRatio >= len(src):
 		return out, nil
 	}
 	// Put the first bytes into a raw block, and behind it the blocks of a frame of the rest: they refer to nothing
