@@ -95,6 +95,7 @@ func mark(c *cobra.Command) {
 		// Cobra would take a misspelt subcommand for an argument, print the help
 		// and call it a success.
 		c.Args = cobra.ArbitraryArgs
+		c.SuggestionsMinimumDistance = 2
 		c.RunE = func(c *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return c.Help()
@@ -133,6 +134,9 @@ func report(ctx context.Context, cmd *cobra.Command, err error) int {
 	}
 	switch {
 	case exit == nil && errors.As(err, &bad):
+		if len(bad.Diags) == 0 {
+			fmt.Fprintf(w, "%s: ", name)
+		}
 		fmt.Fprintf(w, "%s\n", bad.Error())
 		return Config
 	case exit != nil || errors.As(err, &exit):

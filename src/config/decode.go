@@ -81,7 +81,7 @@ func decode(name string, src []byte, root *block) *decoder {
 	}
 	var f *hcl.File
 	var diags hcl.Diagnostics
-	if strings.HasSuffix(name, ".json") {
+	if d.isJSON() {
 		f, diags = json.Parse(src, name)
 	} else {
 		f, diags = hclsyntax.ParseConfig(src, name, hcl.InitialPos)
@@ -200,7 +200,7 @@ func (d *decoder) attr(got *hcl.Attribute, a attr, s *block, path string) {
 		if s.name != "" {
 			where = "the " + s.name + " block"
 		}
-		d.errorAt(d.at[path], "Missing "+a.name, fmt.Sprintf("%s has to be set in %s: %s. For example:\n\n    %s = %s\n", a.name, where, a.kind.allowed, a.name, a.example))
+		d.errorAt(d.at[path], "Missing "+a.name, fmt.Sprintf("%s has to be set in %s: %s. For example:\n\n    %s", a.name, where, a.kind.allowed, d.line(a)))
 	case a.def != "":
 		if err := setDefault(a); err != nil {
 			panic("config: default of " + full + ": " + err.Error()) // a test sets every default
@@ -333,11 +333,13 @@ func (s *block) home(name string) string {
 // closest finds the name that was probably meant: a few letters off, or the
 // beginning or the end of just one.
 func closest(given string, names []string) string {
-	best, dist := "", 1+len(given)/4
-	if dist > 3 {
-		dist = 3
+	best, dist := "", 3 // one more than is accepted
+	switch n := len(given); {
+	case n < 3:
+		dist = 2
+	case n >= 8:
+		dist = 4
 	}
-	dist++
 	for _, n := range names {
 		if d := levenshtein.Distance(given, n, nil); d < dist {
 			best, dist = n, d
@@ -417,21 +419,29 @@ func inOrder(diags hcl.Diagnostics) {
 	})
 }
 
-// skeleton is the least of a block, in the syntax of the file.
-func (d *decoder) skeleton(s *block) string {
-	var b strings.Builder
-	head, line, end := "    %s {\n", "      %s = %s\n", "    }\n"
-	if strings.HasSuffix(d.name, ".json") {
-		head, line, end = "    %q: {\n", "      %q: %s\n", "    }\n"
+// line is an attribute of the example in the syntax of the file.
+func (d *decoder) line(a attr) string {
+	if d.isJSON() {
+		return strconv.Quote(a.name) + ": " + a.example
 	}
-	fmt.Fprintf(&b, head, s.name)
+	return a.name + " = " + a.example
+}
+
+func (d *decoder) isJSON() bool { return strings.HasSuffix(d.name, ".json") }
+
+// skeleton is the least of a block, likewise.
+func (d *decoder) skeleton(s *block) string {
+	head := s.name
+	if d.isJSON() {
+		head = strconv.Quote(s.name) + ":"
+	}
+	var b strings.Builder
 	for _, a := range s.attrs {
 		if a.required {
-			fmt.Fprintf(&b, line, a.name, a.example)
+			b.WriteString("      " + d.line(a) + "\n")
 		}
 	}
-	b.WriteString(end)
-	return b.String()
+	return "    " + head + " {\n" + b.String() + "    }"
 }
 
 // sentence makes s one, with a capital and a full stop.

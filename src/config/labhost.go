@@ -93,7 +93,7 @@ func checkLabHost(c *LabHost, d *decoder, o *options) {
 		if err == nil && episode.ValidHost(short) {
 			c.Host = short
 		} else {
-			d.fail("Missing host", fmt.Sprintf("This machine's host name, %q, can't serve as the name of the lab host. Set one: %s. For example:\n\n    host = \"lab-01\"\n", name, hostAllowed), "host")
+			d.fail("Missing host", fmt.Sprintf("This machine's host name, %q, can't serve as the name of the lab host. Set one: %s. For example:\n\n    %s", name, hostAllowed, d.line(attr{name: "host", example: `"lab-01"`})), "host")
 		}
 	}
 	s := &c.Shipper

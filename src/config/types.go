@@ -27,6 +27,14 @@ type ReceiverAddress struct {
 	ServerName string   // name that the receiver's certificate must have; "" means URL.Hostname()
 }
 
+// Name is the name that the receiver's certificate must have.
+func (r ReceiverAddress) Name() string {
+	if r.ServerName != "" {
+		return r.ServerName
+	}
+	return r.URL.Hostname()
+}
+
 // Shipper is the shipper block of lab-host.hcl.
 type Shipper struct {
 	ScanInterval    time.Duration
