@@ -74,7 +74,8 @@ func decode(name string, src []byte, root *block) *decoder {
 	d := &decoder{name: name, src: src, root: root, files: map[string]*hcl.File{}, at: map[string]hcl.Range{}, bad: map[string]bool{}, listed: map[*block]bool{}}
 	start := hcl.Range{Filename: name, Start: hcl.InitialPos, End: hcl.InitialPos}
 	if len(src) > maxFile {
-		d.files[name] = &hcl.File{Bytes: src[:min(bytes.IndexByte(append(src[:200:200], '\n'), '\n')+1, 200)]}
+		first, _, _ := bytes.Cut(src[:200], []byte("\n"))
+		d.files[name] = &hcl.File{Bytes: first}
 		d.errorAt(start, "File too large", "A configuration is at most "+Size(maxFile).String()+".")
 		d.syntax = true
 		return d

@@ -83,9 +83,10 @@ shipper {
   # Allowed: 10ms to 1h. Default: 1s.
   # backoff_min = "1s"
 
-  # Longest such wait. There is no last try.
-  # Allowed: 10ms to 1d. Default: 5m.
-  # backoff_max = "5m"
+  # Longest such wait: how long after the path has healed a host may take to notice. There is no
+  # last try.
+  # Allowed: 10ms to 1d. Default: 15s.
+  # backoff_max = "15s"
 
   # How often the receiver is asked for its window and its clock.
   # Allowed: 100ms to 1d. Default: 60s.
