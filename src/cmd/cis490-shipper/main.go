@@ -37,7 +37,8 @@ func command() *cobra.Command {
 // open makes the shipper of a lab host and takes its queue; the caller closes
 // the queue after the shipper has stopped.
 func open(cfg config.LabHost, n *liveness.Notifier, log *slog.Logger) (*ship.Shipper, *queue.Queue, error) {
-	q, err := queue.Open(cfg.DataDir, queue.WithLog(log), queue.WithKeepShipped(cfg.Shipper.KeepShipped))
+	tracker := liveness.NewTracker()
+	q, err := queue.Open(cfg.DataDir, queue.WithLog(log), queue.WithKeepShipped(cfg.Shipper.KeepShipped), queue.WithWorker(tracker.Worker("removal")))
 	if err != nil {
 		return nil, nil, hint(err)
 	}
@@ -47,7 +48,7 @@ func open(cfg config.LabHost, n *liveness.Notifier, log *slog.Logger) (*ship.Shi
 		}
 		return nil, nil, hint(err)
 	}
-	s, err := assemble(cfg, q, n, log)
+	s, err := assemble(cfg, ship.Deps{Queue: q, Notifier: n, Tracker: tracker, Log: log})
 	if err != nil {
 		_ = q.Close() // the other error counts
 		return nil, nil, hint(err)
@@ -55,20 +56,16 @@ func open(cfg config.LabHost, n *liveness.Notifier, log *slog.Logger) (*ship.Shi
 	return s, q, nil
 }
 
-func assemble(cfg config.LabHost, q *queue.Queue, n *liveness.Notifier, log *slog.Logger) (*ship.Shipper, error) {
+func assemble(cfg config.LabHost, d ship.Deps) (_ *ship.Shipper, err error) {
 	cert, key, err := identity.LoadOrMakeHostKey(filepath.Join(cfg.DataDir, "identity"))
 	if err != nil {
 		return nil, err
 	}
-	name := cfg.Receiver.ServerName
-	if name == "" {
-		name = cfg.Receiver.URL.Hostname()
-	}
-	id, err := identity.NewClient(cert, cfg.Receiver.CAFile, name)
-	if err != nil {
+	if d.Identity, err = identity.NewClient(cert, cfg.Receiver.CAFile, cfg.Receiver.Name()); err != nil {
 		return nil, err
 	}
-	return ship.New(cfg, ship.Deps{Queue: q, Identity: id, Key: key, Notifier: n, Log: log})
+	d.Key = key
+	return ship.New(cfg, d)
 }
 
 // hint says who may do what was denied.
