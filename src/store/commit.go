@@ -7,13 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -64,7 +62,7 @@ func (s *Store) Commit(ctx context.Context, it Item) (wire.Receipt, code.Code, e
 	if err := s.ready(); err != nil {
 		return wire.Receipt{}, "", err
 	}
-	if err := s.backlog.drain(s); err != nil {
+	if err := s.drain(); err != nil {
 		return wire.Receipt{}, "", err
 	}
 	release, err := s.holds.hold(ctx, f.ID)
@@ -253,13 +251,10 @@ func seekTable(frames []pack.FrameInfo) ([]byte, error) {
 	if len(frames) == 0 {
 		return nil, nil
 	}
-	for _, f := range frames {
-		if f.Content < 0 || f.Content > math.MaxUint32 || f.Compressed > math.MaxUint32 {
-			return nil, nil
-		}
-	}
 	var b bytes.Buffer
-	if err := pack.AppendSeekTable(&b, frames); err != nil {
+	if err := pack.AppendSeekTable(&b, frames); errors.Is(err, pack.ErrNoSeekTable) {
+		return nil, nil
+	} else if err != nil {
 		return nil, fmt.Errorf("make the seek table: %w", err)
 	}
 	return b.Bytes(), nil
@@ -323,28 +318,18 @@ func (e *entry) finish(err error) {
 	close(e.done)
 }
 
-// group is where entries wait for the next flush, and then for the catalogue.
+// group is where entries wait for the next flush.
 type group struct {
 	mu     sync.Mutex
 	queue  []*entry
 	closed bool
-	wake   chan struct{} // holds one token when there is something to look at
-
-	flushed chan batch // from the flusher to the indexer
+	wake   chan struct{} // holds a token when a flusher should look
 }
 
 // maxGroup bounds how long one flush and one transaction can get.
 const maxGroup = 256
 
-// batch is a group whose files are in place.
-type batch struct {
-	entries []*entry
-	slot    *slot
-}
-
-func (g *group) init() {
-	g.wake, g.flushed = make(chan struct{}, 1), make(chan batch, 1)
-}
+func (g *group) init() { g.wake = make(chan struct{}, flushers) }
 
 func (g *group) join(e *entry) bool {
 	g.mu.Lock()
@@ -369,7 +354,9 @@ func (g *group) close() (first bool) {
 	defer g.mu.Unlock()
 	first = !g.closed
 	g.closed = true
-	g.signal()
+	for range flushers {
+		g.signal()
+	}
 	return first
 }
 
@@ -386,14 +373,25 @@ func (g *group) take() (entries []*entry, closed bool) {
 	return entries, g.closed
 }
 
-// flushLoop makes groups: whoever has come while one is being flushed is the next.
-func (s *Store) flushLoop(w Worker) {
-	defer w.Done()
-	defer close(s.group.flushed)
-	f := flusher{s: s, w: w, days: map[string]*dayDir{}}
-	defer f.forget()
+// flushers is how many groups are under way at once. While one waits for its
+// names to be flushed the other can already flush its files, and the file
+// system does both by one commit of its journal. More of them would only make
+// the groups smaller.
+const flushers = 2
+
+// flusher is one of the goroutines that give files their names.
+type flusher struct {
+	s    *Store
+	w    Worker
+	root int // a descriptor of its own: syncfs(2) reports an error once to each
+	sync syncer
+}
+
+// run makes groups: whoever has come while all flushers are busy is the next.
+func (f *flusher) run() {
+	s := f.s
 	for {
-		w.Idle()
+		f.w.Idle()
 		<-s.group.wake
 		for {
 			entries, closed := s.group.take()
@@ -403,44 +401,31 @@ func (s *Store) flushLoop(w Worker) {
 				}
 				break
 			}
-			w.Within(s.opt.Within)
-			if b := f.group(entries); len(b.entries) > 0 {
-				w.Idle() // whatever the indexer waits for, it is the indexer's
-				s.group.flushed <- b
+			f.w.Within(s.opt.Within)
+			b := f.group(entries)
+			f.w.Idle() // whatever the indexer waits for, it is the indexer's
+			s.unindexed.hand(b)
+			for _, e := range b.entries {
+				e.finish(nil)
 			}
 		}
 	}
 }
-
-// flusher is the state of the one goroutine that gives files their names.
-type flusher struct {
-	s    *Store
-	w    Worker
-	days map[string]*dayDir
-	sync syncer
-}
-
-// dayDir is a directory of episodes that is known to be there for good.
-type dayDir struct {
-	path string
-	fd   int
-}
-
-const maxDays = 256 // directories kept open
 
 // group flushes the entries, gives them their names, and flushes those. It
 // returns what is on the disk; the others have been told why they are not.
 func (f *flusher) group(entries []*entry) (b batch) {
 	s := f.s
 	current := s.failures.Load()
-	fresh := map[string]*dayDir{} // directories to be used from now on, if the flush says so
-	var parents []int             // descriptors of directories with new names in them
+	var fresh []*dayDir // directories to be relied on from now on, if the flush says so
+	var parents []int   // descriptors of directories with new names in them
 	defer func() {
 		for _, fd := range parents {
 			_ = unix.Close(fd)
 		}
+		s.days.release(entries)
 	}()
-	ok := entries[:0]
+	ok := make([]*entry, 0, len(entries))
 	for _, e := range entries {
 		// When a flush fails, the kernel reports the error once: any file that
 		// was being written then may be the one it was about.
@@ -450,18 +435,15 @@ func (f *flusher) group(entries []*entry) (b batch) {
 			continue
 		}
 		p := day(e.Facts.Host, e.Facts.Started)
-		if e.dir = f.days[p]; e.dir == nil {
-			e.dir = fresh[p]
-		}
-		if e.dir == nil {
-			d, above, err := f.mkdir(p)
+		if e.dir = s.days.get(p, fresh); e.dir == nil {
+			d, above, err := s.mkdir(p)
 			parents = append(parents, above...)
 			if err != nil {
 				s.discard(e)
 				e.finish(fmt.Errorf("make directory %s: %w", p, err))
 				continue
 			}
-			fresh[p], e.dir = d, d
+			fresh, e.dir = append(fresh, d), d
 		}
 		ok = append(ok, e)
 	}
@@ -480,7 +462,7 @@ func (f *flusher) group(entries []*entry) (b batch) {
 		if slot != nil {
 			fds = append(fds, slot.fd)
 		}
-		if err = f.sync.flush(s, append(fds, parents...), f.w); err != nil {
+		if err = f.flush(append(fds, parents...)); err != nil {
 			err = fmt.Errorf("flush %d episodes: %w", len(ok), err)
 			s.failures.Add(1)
 			if slot != nil {
@@ -495,18 +477,10 @@ func (f *flusher) group(entries []*entry) (b batch) {
 			s.discard(e)
 			e.finish(err)
 		}
-		for _, d := range fresh {
-			_ = unix.Close(d.fd)
-		}
 		s.slots.put(slot.clear(s))
 		return batch{}
 	}
-	if len(f.days)+len(fresh) > maxDays {
-		f.forgetBut(ok)
-	}
-	for p, d := range fresh {
-		f.days[p] = d
-	}
+	s.days.keep(fresh)
 	return f.name(ok, slot)
 }
 
@@ -531,7 +505,7 @@ func (f *flusher) intend(entries []*entry) (*slot, error) {
 // name renames a flushed group into place and flushes the names.
 func (f *flusher) name(entries []*entry, slot *slot) batch {
 	s := f.s
-	placed, stale := entries[:0], false
+	placed, stale := make([]*entry, 0, len(entries)), false
 	var fds []int
 	seen := map[*dayDir]bool{}
 	for _, e := range entries {
@@ -550,7 +524,7 @@ func (f *flusher) name(entries []*entry, slot *slot) batch {
 		}
 	}
 	f.w.Progress()
-	if err := f.sync.flush(s, fds, f.w); err != nil {
+	if err := f.flush(fds); err != nil {
 		err = fmt.Errorf("flush the directories of %d episodes: %w", len(placed), err)
 		s.log.Error("a group of episodes was not stored", "episodes", len(placed), "error", err)
 		s.failures.Add(1)
@@ -558,19 +532,19 @@ func (f *flusher) name(entries []*entry, slot *slot) batch {
 			f.unplace(e)
 			e.finish(err)
 		}
-		f.forget() // opened and flushed anew by the next group
+		s.days.forget() // opened and flushed anew by the next group
 		s.slots.put(slot.clear(s))
 		return batch{}
 	}
 	f.w.Progress()
 	if stale {
-		f.forget()
+		s.days.forget()
 	}
 	if len(placed) == 0 {
 		s.slots.put(slot.clear(s))
 		return batch{}
 	}
-	return batch{placed, slot}
+	return batch{entries: placed, slot: slot}
 }
 
 func (f *flusher) place(e *entry) error {
@@ -607,130 +581,7 @@ func (f *flusher) unplace(e *entry) {
 	}
 	if err != nil {
 		s.log.Error("an episode that could not be stored can't be removed either; the next start settles it", "episode", e.Facts.ID, "host", e.Facts.Host, "error", err)
-		s.holds.setSuspect(e.Facts.ID)
+		s.holds.setSuspect(e.Facts.ID, e.dir.path)
 	}
 	s.discard(e)
-}
-
-// mkdir makes the directory of a day and opens it. The parents are to be
-// flushed before it is relied on, also when it was there: who made it may have
-// died before its own flush.
-func (f *flusher) mkdir(path string) (d *dayDir, parents []int, err error) {
-	at, err := unix.Dup(f.s.ep)
-	for elem := range strings.SplitSeq(path, "/") {
-		if err != nil {
-			break
-		}
-		parents = append(parents, at)
-		if err = eintr(func() error { return f.s.os.mkdir(at, elem) }); err == nil || errors.Is(err, unix.EEXIST) {
-			at, err = openDir(at, elem)
-		}
-	}
-	if err != nil {
-		return nil, parents, err
-	}
-	return &dayDir{path, at}, parents, nil
-}
-
-func (f *flusher) forget() { f.forgetBut(nil) }
-
-func (f *flusher) forgetBut(entries []*entry) {
-	used := map[*dayDir]bool{}
-	for _, e := range entries {
-		used[e.dir] = true
-	}
-	for p, d := range f.days {
-		if !used[d] {
-			_ = unix.Close(d.fd)
-			delete(f.days, p)
-		}
-	}
-}
-
-// indexLoop enters what is on the disk into the catalogue and answers. Groups
-// that come while a transaction is being written share the next.
-func (s *Store) indexLoop(w Worker) {
-	defer w.Done()
-	for open := true; open; {
-		w.Idle()
-		b, more := <-s.group.flushed
-		if !more {
-			return
-		}
-		w.Within(s.opt.Within)
-		batches, rows := []batch{b}, rowsOf(nil, b)
-		for len(rows) < maxGroup {
-			select {
-			case b, open = <-s.group.flushed:
-				if open {
-					batches, rows = append(batches, b), rowsOf(rows, b)
-					continue
-				}
-			default:
-			}
-			break
-		}
-		err := s.index(rows)
-		w.Progress()
-		for _, b := range batches {
-			for _, e := range b.entries {
-				if e.slot != nil {
-					s.slots.settle(e.slot, err == nil)
-					e.slot = nil
-				}
-				e.finish(err)
-			}
-			s.slots.settle(b.slot, err == nil)
-		}
-	}
-}
-
-func rowsOf(rows []catalog.Row, b batch) []catalog.Row {
-	for _, e := range b.entries {
-		rows = append(rows, e.row)
-	}
-	return rows
-}
-
-// backlog is what is on the disk but could not be entered into the catalogue.
-// Its callers were told of an error; nothing new is taken before it is in.
-type backlog struct {
-	some atomic.Bool
-	mu   sync.Mutex
-	rows []catalog.Row
-}
-
-// index enters rows, and those of the backlog.
-func (s *Store) index(rows []catalog.Row) error {
-	b := &s.backlog
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	rows = append(b.rows, rows...)
-	if err := s.cat.Load().Insert(context.Background(), rows); err != nil {
-		s.log.Error("stored episodes could not be entered into the catalogue", "episodes", len(rows), "error", err)
-		b.rows = rows
-		b.some.Store(true)
-		return s.catalogueFailed(err)
-	}
-	b.rows = nil
-	if b.some.Swap(false) {
-		s.slots.release()
-	}
-	return nil
-}
-
-func (b *backlog) drain(s *Store) error {
-	if !b.some.Load() {
-		return nil
-	}
-	return s.index(nil)
-}
-
-// drop forgets the backlog: the catalogue was rebuilt from what is on the disk.
-func (b *backlog) drop(s *Store) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.rows = nil
-	b.some.Store(false)
-	s.slots.release()
 }

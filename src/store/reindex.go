@@ -202,7 +202,9 @@ func (s *Store) rebuildCatalogue(w Worker, damaged bool) (err error) {
 	if err != nil {
 		return fmt.Errorf("rebuild the catalogue: %w", err)
 	}
-	s.backlog.drop(s)
+	if err := s.drain(); err != nil {
+		return err
+	}
 	s.log.Info("the catalogue is rebuilt from the store", "episodes", rep.Episodes, "damaged", rep.Damaged, "duration", time.Since(begin).Round(time.Millisecond))
 	return nil
 }
@@ -235,6 +237,9 @@ func (s *Store) Reindex(ctx context.Context, progress func(episodes int64)) (Rei
 		return ReindexReport{}, code.New(code.ReceiverBusy, "a reindex is under way already")
 	}
 	defer s.reindex.Unlock()
+	if err := s.catchUp(ctx); err != nil {
+		return ReindexReport{}, err
+	}
 	w := s.opt.Worker("store reindex")
 	defer w.Done()
 	w.Within(s.opt.Within)
@@ -367,10 +372,13 @@ func (b *walker) sidecar(dir int, host, path string, id episode.ID) error {
 	if err == nil && day(host, row.Facts.Started) != path {
 		err = fmt.Errorf("%w: it started %s", errDamaged, row.Facts.Started.Format(time.RFC3339))
 	}
-	if err == nil && b.s.holds.suspect(id) {
+	if _, is := b.s.holds.suspect(id); err == nil && is {
 		err = fmt.Errorf("%w: an attempt to store it could neither be finished nor undone", errDamaged)
 	}
+	_, underway := b.s.unindexed.lookup(id)
 	switch {
+	case err == nil && underway:
+		b.rep.Episodes++
 	case err == nil:
 		b.rep.Episodes++
 		b.rows = append(b.rows, row)

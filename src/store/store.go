@@ -2,7 +2,7 @@
 //
 // What it promises: when Commit returns without an error, archive and sidecar
 // of the episode are on the disk under their final names, so are the names of
-// every directory above them, and the catalogue lists the episode. When it
+// every directory above them, and every query sees the episode. When it
 // returns an error, or the machine stops half-way, the episode is not there
 // at all, or it is there whole; which of the two, the next Open settles before
 // it returns. The same episode committed twice, at once or a year apart, is
@@ -96,9 +96,11 @@ type Store struct {
 	seq      atomic.Uint64 // names in incoming/.commit
 	failures atomic.Uint64 // flushes that failed
 	slots    slots
+	days     days
 	group    group
-	backlog  backlog
-	reserved atomic.Int64 // bytes promised by Reserve and not used yet
+
+	unindexed unindexed
+	reserved  atomic.Int64 // bytes promised by Reserve and not used yet
 
 	ctx    context.Context // of the store's own goroutines
 	cancel context.CancelFunc
@@ -144,6 +146,7 @@ func open(dir string, opt Options, os system) (_ *Store, err error) {
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.holds.init()
 	s.group.init()
+	s.unindexed.init()
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.release())
@@ -173,8 +176,10 @@ func open(dir string, opt Options, os system) (_ *Store, err error) {
 		return nil, err
 	}
 	s.slots.init(s)
-	flusher, indexer := opt.Worker("store flush"), opt.Worker("store catalogue")
-	s.wg.Go(func() { s.flushLoop(flusher) })
+	if err := s.startFlushers(); err != nil {
+		return nil, err
+	}
+	indexer := opt.Worker("store catalogue")
 	s.wg.Go(func() { s.indexLoop(indexer) })
 	if !whole {
 		s.startRebuild(false)
@@ -184,6 +189,36 @@ func open(dir string, opt Options, os system) (_ *Store, err error) {
 		}
 	}
 	return s, nil
+}
+
+func (s *Store) startFlushers() error {
+	var all []*flusher
+	for i := range flushers {
+		root, err := openDir(unix.AT_FDCWD, s.dir)
+		if err != nil {
+			for _, f := range all {
+				_ = unix.Close(f.root)
+			}
+			return &fs.PathError{Op: "open", Path: s.dir, Err: err}
+		}
+		all = append(all, &flusher{s: s, w: s.opt.Worker(fmt.Sprintf("store flush %d", i+1)), root: root})
+	}
+	left := new(sync.WaitGroup)
+	for _, f := range all {
+		left.Add(1)
+		s.wg.Go(func() {
+			defer left.Done()
+			defer unix.Close(f.root)
+			defer f.w.Done()
+			f.run()
+		})
+	}
+	s.wg.Go(func() {
+		left.Wait()
+		s.unindexed.close()
+		s.days.forget()
+	})
+	return nil
 }
 
 // Close waits for the commits under way and closes the store. What is
@@ -271,6 +306,12 @@ func (s *Store) find(ctx context.Context, host string, id episode.ID, started ti
 	if found || err != nil {
 		return r, found, err
 	}
+	if d, is := s.holds.suspect(id); is {
+		if err := s.undo(d, id); err != nil {
+			return wire.Receipt{}, false, coded(err, "undo an earlier attempt to store episode %s", id)
+		}
+		s.holds.clearSuspect(id)
+	}
 	row, found, err := s.inPlace(host, id, started)
 	if !found || err != nil {
 		return wire.Receipt{}, false, err
@@ -279,9 +320,6 @@ func (s *Store) find(ctx context.Context, host string, id episode.ID, started ti
 	if err := s.syncDay(day(host, started)); err != nil {
 		return wire.Receipt{}, false, coded(err, "episode %s", id)
 	}
-	if s.holds.suspect(id) {
-		return wire.Receipt{}, false, code.New(code.ReceiverError, "episode %s: an earlier attempt to store it could neither be finished nor undone; see the receiver's log", id)
-	}
 	s.log.Warn("an episode was stored but not in the catalogue; it is now", "episode", id, "host", host)
 	if err := s.cat.Load().Insert(ctx, []catalog.Row{row}); err != nil {
 		return wire.Receipt{}, false, s.catalogueFailed(err)
@@ -289,8 +327,22 @@ func (s *Store) find(ctx context.Context, host string, id episode.ID, started ti
 	return row.Receipt, true, nil
 }
 
+// undo removes the files of an episode that nobody was told of.
+func (s *Store) undo(d string, id episode.ID) error {
+	for _, name := range []string{sidecarName(id), archiveName(id)} {
+		if err := s.os.unlink(s.ep, d+"/"+name); err != nil && !errors.Is(err, unix.ENOENT) {
+			return &fs.PathError{Op: "remove", Path: name, Err: err}
+		}
+	}
+	return s.syncDay(d)
+}
+
 func (s *Store) catalogued(ctx context.Context, host string, id episode.ID) (wire.Receipt, bool, error) {
-	row, found, err := s.cat.Load().Lookup(ctx, id)
+	row, found := s.unindexed.lookup(id)
+	var err error
+	if !found {
+		row, found, err = s.cat.Load().Lookup(ctx, id)
+	}
 	switch {
 	case err != nil:
 		return wire.Receipt{}, false, s.catalogueFailed(err)
@@ -305,6 +357,9 @@ func (s *Store) Lookup(ctx context.Context, id episode.ID) (catalog.Row, bool, e
 	if err := s.ready(); err != nil {
 		return catalog.Row{}, false, err
 	}
+	if r, found := s.unindexed.lookup(id); found {
+		return r, true, nil
+	}
 	r, found, err := s.cat.Load().Lookup(ctx, id)
 	if err != nil {
 		return r, found, s.catalogueFailed(err)
@@ -316,6 +371,10 @@ func (s *Store) Lookup(ctx context.Context, id episode.ID) (catalog.Row, bool, e
 func (s *Store) List(ctx context.Context, f catalog.Filter) iter.Seq2[catalog.Row, error] {
 	return func(yield func(catalog.Row, error) bool) {
 		if err := s.ready(); err != nil {
+			yield(catalog.Row{}, err)
+			return
+		}
+		if err := s.catchUp(ctx); err != nil {
 			yield(catalog.Row{}, err)
 			return
 		}
@@ -333,6 +392,9 @@ func (s *Store) List(ctx context.Context, f catalog.Filter) iter.Seq2[catalog.Ro
 // Hosts sums up what each host has stored.
 func (s *Store) Hosts(ctx context.Context) ([]catalog.Host, error) {
 	if err := s.ready(); err != nil {
+		return nil, err
+	}
+	if err := s.catchUp(ctx); err != nil {
 		return nil, err
 	}
 	h, err := s.cat.Load().Hosts(ctx)
@@ -373,11 +435,11 @@ func (s *Store) catalogueFailed(err error) error {
 type holds struct {
 	mu       sync.Mutex
 	held     map[episode.ID]chan struct{} // closed on release
-	suspects map[episode.ID]bool
+	suspects map[episode.ID]string
 }
 
 func (h *holds) init() {
-	h.held, h.suspects = map[episode.ID]chan struct{}{}, map[episode.ID]bool{}
+	h.held, h.suspects = map[episode.ID]chan struct{}{}, map[episode.ID]string{}
 }
 
 func (h *holds) hold(ctx context.Context, id episode.ID) (release func(), err error) {
@@ -404,15 +466,24 @@ func (h *holds) hold(ctx context.Context, id episode.ID) (release func(), err er
 	}
 }
 
-// suspect says whether the files of an episode may be in place without being on the disk.
-func (h *holds) suspect(id episode.ID) bool {
+// suspect says whether the files of an episode may be in place, in a day's
+// directory, although it is not stored: the flush of their names failed, and
+// removing them did too.
+func (h *holds) suspect(id episode.ID) (day string, is bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.suspects[id]
+	day, is = h.suspects[id]
+	return day, is
 }
 
-func (h *holds) setSuspect(id episode.ID) {
+func (h *holds) setSuspect(id episode.ID, day string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.suspects[id] = true
+	h.suspects[id] = day
+}
+
+func (h *holds) clearSuspect(id episode.ID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.suspects, id)
 }

@@ -132,7 +132,8 @@ const (
 
 // flush returns the first error. Then none of the files may be trusted, nor
 // flushed again.
-func (y *syncer) flush(s *Store, fds []int, w Worker) error {
+func (f *flusher) flush(fds []int) error {
+	s, w, y := f.s, f.w, &f.sync
 	if len(fds) == 0 {
 		return nil
 	}
@@ -144,7 +145,7 @@ func (y *syncer) flush(s *Store, fds []int, w Worker) error {
 		*old += (now - *old) / 8
 	}
 	if s.os.syncfs != nil && len(fds) > fewFiles && y.whole <= y.perFile*time.Duration(len(fds)) {
-		err := eintr(func() error { return s.os.syncfs(s.root) })
+		err := eintr(func() error { return s.os.syncfs(f.root) })
 		smooth(&y.whole, time.Since(begin))
 		return err
 	}
