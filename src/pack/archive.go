@@ -199,7 +199,7 @@ func (s *tarReader) seek() error {
 	i := sort.Search(len(frames), func(i int) bool { return frames[i].tar > to }) - 1
 	if s.dec == nil || frames[i].tar > s.pos {
 		s.close()
-		s.dec = NewDecoder(io.NewSectionReader(s.a.r, frames[i].at, s.a.end-frames[i].at))
+		s.dec = NewDecoder(shortReads{io.NewSectionReader(s.a.r, frames[i].at, s.a.end-frames[i].at)})
 		s.pos = frames[i].tar
 	}
 	for s.pos < to {
@@ -221,3 +221,8 @@ func (s *tarReader) close() {
 		s.dec = nil
 	}
 }
+
+// shortReads keeps a decoder from reading far beyond the frame that is wanted.
+type shortReads struct{ r io.Reader }
+
+func (s shortReads) Read(p []byte) (int, error) { return s.r.Read(p[:min(len(p), 64<<10)]) }
