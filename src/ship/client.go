@@ -35,7 +35,8 @@ type client struct {
 }
 
 func newClient(cfg config.LabHost, transport http.RoundTripper, id *identity.Client, window func(string)) *client {
-	base := &url.URL{Scheme: cfg.Receiver.URL.Scheme, Host: cfg.Receiver.URL.Host}
+	// With an empty path JoinPath would make relative ones, which a server refuses.
+	base := &url.URL{Scheme: cfg.Receiver.URL.Scheme, Host: cfg.Receiver.URL.Host, Path: "/"}
 	return &client{
 		transport: transport, tls: id, base: base, window: window,
 		episodes: base.JoinPath(wire.PathEpisodes),
@@ -252,14 +253,14 @@ func refused(r *http.Response) *failure {
 	if s := r.Header.Get("Server"); s != "" {
 		said += " from a server that calls itself " + strconv.Quote(s)
 	}
-	c := code.Unmarked4xx
+	c := code.ReceiverError
 	switch {
 	case r.StatusCode == http.StatusInsufficientStorage:
 		c = code.ReceiverFull
 	case r.StatusCode == http.StatusTooManyRequests, r.StatusCode == http.StatusServiceUnavailable && p.RetryAfter > 0:
 		c = code.ReceiverBusy
-	case r.StatusCode >= 500:
-		c = code.ReceiverError
+	case r.StatusCode >= 400 && r.StatusCode < 500:
+		c = code.Unmarked4xx
 	}
 	f.why = &code.Error{Code: c, Detail: said + ", without a code of the receiver's", RetryAfter: p.RetryAfter}
 	return f
@@ -268,7 +269,7 @@ func refused(r *http.Response) *failure {
 // notOurs is an answer that claims success without being the receiver's.
 func notOurs(r *http.Response, what string) *failure {
 	return &failure{status: r.StatusCode,
-		why: code.New(code.Unmarked4xx, "status %d, but %s: something else than the receiver answers there", r.StatusCode, what)}
+		why: code.New(code.ReceiverError, "status %d, but %s: something else than the receiver answers there; check receiver.url", r.StatusCode, what)}
 }
 
 // unread is an answer whose body can't be taken: cut, or not what it should be.
