@@ -132,6 +132,10 @@ func (b *Bag) readDeclaration() {
 		b.fault(readFault(Declaration, err))
 		return
 	}
+	b.parseDeclaration(text)
+}
+
+func (b *Bag) parseDeclaration(text []byte) {
 	bad := func(line int, format string, a ...any) { b.faultf(Malformed, Declaration, line, "", format, a...) }
 	if len(text) > maxDeclaration {
 		bad(0, "is longer than %d bytes; it has two lines", maxDeclaration)
@@ -179,6 +183,7 @@ func (b *Bag) readDeclaration() {
 		if b.v1 && line(1) != "Tag-File-Character-Encoding: "+b.Encoding {
 			bad(2, "BagIt 1.0 wants %q without other blanks", "Tag-File-Character-Encoding: "+b.Encoding)
 		}
+		var err error
 		if b.decoder, err = lookupEncoding(b.Encoding); err != nil {
 			b.faultf(Unsupported, Declaration, 2, "", "%v", err)
 		}
