@@ -19,14 +19,11 @@ func listed(r *receiver) []string {
 	out := r.cli("episodes", "list", "--json")
 	var ids []string
 	for line := range strings.Lines(out) {
-		var row struct {
-			Episode string `json:"episode"`
-			ID      string `json:"id"`
-		}
+		var row struct{ Receipt struct{ Episode string } }
 		if err := json.Unmarshal([]byte(line), &row); err != nil {
 			r.t.Fatalf("episodes list --json: %v\n%s", err, out)
 		}
-		ids = append(ids, row.Episode+row.ID)
+		ids = append(ids, row.Receipt.Episode)
 	}
 	slices.Sort(ids)
 	return ids
@@ -156,8 +153,8 @@ func TestWhatCannotTravelIsNamedAndTheRestArrives(t *testing.T) {
 	if status != 1 || !strings.Contains(out+stderr, "link") || !strings.Contains(out+stderr, "pipe") {
 		t.Errorf("status %d, want 1 with both names in:\n%s%s", status, out, stderr)
 	}
-	for _, old := range h.sealed() {
-		t.Errorf("%s was sealed although something had to be left out", old)
+	if n := len(h.sealed()); n != 1 {
+		t.Errorf("%d are sealed, want the rest of it", n)
 	}
 	id := h.seal(src, "--allow-skipped")
 	h.start()

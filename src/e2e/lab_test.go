@@ -279,15 +279,12 @@ func (h *host) cli(args ...string) string {
 // seal makes an episode of a directory, by the researcher's tool, and returns its id.
 func (h *host) seal(src string, args ...string) string {
 	h.t.Helper()
-	before := h.sealed()
-	command(h.t, program("cis490-episode"), append([]string{"seal", src, "--into", h.data, "--host", h.name}, args...)...)
-	for _, id := range h.sealed() {
-		if !slices.Contains(before, id) {
-			return id
-		}
+	out := command(h.t, program("cis490-episode"), append([]string{"seal", src, "--into", h.data, "--host", h.name, "--json"}, args...)...)
+	var made struct{ ID string }
+	if err := json.Unmarshal([]byte(out), &made); err != nil || made.ID == "" {
+		h.t.Fatalf("seal --json says %q (%v)", out, err)
 	}
-	h.t.Fatalf("sealing %s left nothing new in sealed/ (or it has left already; seal before the shipper runs)", src)
-	return ""
+	return made.ID
 }
 
 // sealed lists what waits.
@@ -383,13 +380,49 @@ func (h *host) nothingQuarantined() string {
 	return ""
 }
 
-// stateJSON is what the shipper says of itself.
-func (h *host) stateJSON() string {
+// state is state.json as somebody else's program reads it.
+type state struct {
+	PID  int `json:"pid"`
+	Path struct {
+		Held   bool      `json:"held"`
+		Code   code.Code `json:"code"`
+		Detail string    `json:"detail"`
+		Fix    string    `json:"fix"`
+		Probes int       `json:"probes"`
+	} `json:"path"`
+	Queue struct {
+		Scanned bool `json:"scanned"`
+		Waiting int  `json:"waiting"`
+	} `json:"queue"`
+	Quarantine struct {
+		Total int `json:"total"`
+	} `json:"quarantine"`
+}
+
+// state is what the shipper says of itself in state.json.
+func (h *host) state() (s state) {
+	h.t.Helper()
 	b, err := os.ReadFile(filepath.Join(h.run, "cis490-shipper", "state.json"))
-	if err != nil {
-		return err.Error()
+	if errors.Is(err, fs.ErrNotExist) {
+		return s
 	}
-	return string(b)
+	if err == nil {
+		err = json.Unmarshal(b, &s)
+	}
+	if err != nil {
+		h.t.Fatalf("state.json: %v", err)
+	}
+	return s
+}
+
+// held says that the shipper holds its queue for one of these codes, "" when it does.
+func (h *host) held(codes ...code.Code) string {
+	h.t.Helper()
+	s := h.state()
+	if s.Path.Held && slices.Contains(codes, s.Path.Code) {
+		return ""
+	}
+	return fmt.Sprintf("state.json has path %+v, want held for %v", s.Path, codes)
 }
 
 // pair is a receiver that runs, a proxy before it, and a host that it knows, whose shipper does not run yet.

@@ -14,6 +14,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
 
+	"cis490/src/code"
 	"cis490/src/episode"
 )
 
@@ -159,12 +160,7 @@ func TestAStalledUploadIsCutAndGoesOnAndTheWatchdogIsFed(t *testing.T) {
 	})
 	since := time.Now()
 	p.freeze.Store(true)
-	eventually(t, 10*time.Second, func() string {
-		if s := h.stateJSON(); !strings.Contains(s, `"stalled"`) && !strings.Contains(s, `"timed-out"`) {
-			return "state.json does not say stalled: " + s
-		}
-		return ""
-	})
+	eventually(t, 10*time.Second, func() string { return h.held(code.Stalled, code.TimedOut) })
 	t.Logf("noticed %s after nothing moved", time.Since(since).Round(time.Millisecond))
 	time.Sleep(4 * time.Second)
 	if gap := h.notify.longestGap(since); gap > 2*time.Second {

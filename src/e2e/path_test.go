@@ -106,15 +106,7 @@ func TestAFaultOfThePathCondemnsNothingCostsOneProbeAtATimeAndIsOverWithinSecond
 // attempt at a time is made, with back-off.
 func holds(t *testing.T, h *host, p *proxy, codes []code.Code, n int) {
 	t.Helper()
-	eventually(t, 20*time.Second, func() string {
-		s := h.stateJSON()
-		for _, c := range codes {
-			if strings.Contains(s, `"`+string(c)+`"`) {
-				return ""
-			}
-		}
-		return fmt.Sprintf("state.json does not say %v: %s", codes, s)
-	})
+	eventually(t, 20*time.Second, func() string { return h.held(codes...) })
 	time.Sleep(500 * time.Millisecond) // what was under way when the fault began
 	p.cut()
 	p.maxOpen.Store(p.open.Load())

@@ -205,8 +205,8 @@ func TestANewEpisodeLeavesAtOnceThoughTheScanIsSlow(t *testing.T) {
 	r, _, h := pair(t, `shipper.scan_interval = "1m"`)
 	h.start()
 	eventually(t, 10*time.Second, func() string {
-		if s := h.stateJSON(); s[0] != '{' {
-			return s
+		if !h.state().Queue.Scanned {
+			return "no scan yet"
 		}
 		return ""
 	})
