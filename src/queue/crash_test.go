@@ -135,22 +135,24 @@ func acknowledgeAll(ctx context.Context, q *Queue, callers int) error {
 func churn(ctx context.Context, q *Queue) error {
 	for i := range 4 {
 		go func() {
-			for n := 0; ; n++ {
+			for {
 				ids, _, err := q.Scan(ctx)
-				if err != nil || len(ids) == 0 {
+				if err != nil {
 					continue
 				}
-				id := ids[rand.IntN(len(ids))]
-				q.Begin(i, id)
-				switch d, err := digestOf(q.Dir(id)); {
-				case err != nil:
-				case rand.IntN(3) == 0:
-					q.SetKeepShipped(time.Duration(rand.IntN(2)) * time.Hour)
-					q.Acknowledge(ctx, receipt(id, d))
-				default:
-					q.Quarantine(id.String(), Reason{Code: code.OutOfWindow})
+				for range min(len(ids), 10) {
+					id := ids[rand.IntN(len(ids))]
+					q.Begin(i, id)
+					switch d, err := digestOf(q.Dir(id)); {
+					case err != nil:
+					case rand.IntN(3) == 0:
+						q.SetKeepShipped(time.Duration(rand.IntN(2)) * time.Hour)
+						q.Acknowledge(ctx, receipt(id, d))
+					default:
+						q.Quarantine(id.String(), Reason{Code: code.OutOfWindow})
+					}
+					q.End(i)
 				}
-				q.End(i)
 			}
 		}()
 	}
@@ -158,6 +160,7 @@ func churn(ctx context.Context, q *Queue) error {
 	if err != nil {
 		return err
 	}
+	fmt.Println("at work")
 	for {
 		list, err := other.List()
 		if err != nil {
@@ -172,6 +175,24 @@ func churn(ctx context.Context, q *Queue) error {
 			return err
 		}
 	}
+}
+
+// churnFor starts a process that churns and lets it work for d.
+func churnFor(t testing.TB, dir string, d time.Duration) *exec.Cmd {
+	t.Helper()
+	c := child(t, dir, "churn")
+	out, err := c.StdoutPipe()
+	if err == nil {
+		err = c.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		t.Fatalf("the child does not come to work: %v", err)
+	}
+	time.Sleep(d)
+	return c
 }
 
 // conserved opens the queue as the next process does and checks that every id is
@@ -303,32 +324,24 @@ func TestKilledAtEveryCall(t *testing.T) {
 
 func TestKilledAtRandom(t *testing.T) {
 	dir := t.TempDir()
-	ids := sealMany(t, dir, 40)
-	for round := range 25 {
-		for range 20 { // more work, for as long as it is done
-			id := episode.NewID()
-			seal(t, dir, id)
-			ids = append(ids, id)
-		}
-		c := child(t, dir, "churn")
-		if err := c.Start(); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(time.Duration(30+rand.IntN(120)) * time.Millisecond)
+	var ids []episode.ID
+	const rounds = 12
+	for round := range rounds {
+		ids = append(ids, sealMany(t, dir, 25)...) // more work, for as long as it is done
+		c := churnFor(t, dir, time.Duration(10+rand.IntN(150))*time.Millisecond)
 		c.Process.Kill()
 		c.Wait()
 		a, b, d, e := conserved(t, dir, ids)
 		if t.Failed() {
 			t.Fatalf("round %d", round)
 		}
-		if round == 24 {
+		if round == rounds-1 {
 			t.Logf("of %d: %d sealed, %d in quarantine, %d kept, %d in the ledger", len(ids), a, b, d, e)
 			if e == 0 {
 				t.Error("nothing was ever acknowledged")
 			}
 		}
 	}
-	q := locked(t, dir)
+	locked(t, dir)
 	eventually(t, ".removing is empty", func() bool { return len(names(t, filepath.Join(dir, removingDir))) == 0 })
-	q.Close()
 }

@@ -74,6 +74,7 @@ type group struct {
 type ackItem struct {
 	id     episode.ID
 	digest bag.Digest
+	size   int64  // of the archive
 	line   []byte // nil: recorded already
 	err    error
 }
@@ -171,7 +172,7 @@ func (q *Queue) acknowledge(ctx context.Context, r wire.Receipt) error {
 		c.next = &group{done: make(chan struct{})}
 	}
 	g, i := c.next, len(c.next.items)
-	g.items = append(g.items, ackItem{r.Episode, r.BagDigest, line, nil})
+	g.items = append(g.items, ackItem{r.Episode, r.BagDigest, r.ArchiveSize, line, nil})
 	if !c.running {
 		c.running, c.ended = true, make(chan struct{})
 		go c.loop(q)
@@ -244,19 +245,20 @@ func (c *committer) write(q *Queue, g *group) {
 		return
 	}
 	for i := range g.items {
-		q.free(g.items[i].id, g.items[i].digest)
+		q.free(g.items[i].id, g.items[i].digest, g.items[i].size)
 	}
 	c.mu.Lock()
 	if c.file != nil {
 		c.at = position{filepath.Base(c.file.f.Name()), c.file.size}
 	}
 	c.mu.Unlock()
+	q.remover.acked.Store(time.Now().UnixNano())
 	wake(q.remover.work)
 }
 
 // free moves an episode with a receipt out of sealed/.
-func (q *Queue) free(id episode.ID, d bag.Digest) {
-	err := q.remover.take(q, id.String())
+func (q *Queue) free(id episode.ID, d bag.Digest, size int64) {
+	err := q.remover.take(q, id.String(), size)
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, serr := os.Lstat(q.Dir(id)); errors.Is(serr, fs.ErrNotExist) {
 			err = nil // not here: there is nothing to free
@@ -305,7 +307,7 @@ func (q *Queue) withoutStuck(ids []episode.ID) []episode.ID {
 			c.mu.Unlock()
 			continue
 		}
-		q.free(id, s.digest)
+		q.free(id, s.digest, 0)
 	}
 	if len(again) > 0 {
 		wake(q.remover.work)

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -303,6 +304,15 @@ func TestScanCostsNothingWhileNothingChanges(t *testing.T) {
 	}
 }
 
+// inMemory makes a directory in memory, where there is one, for tests that make
+// many files and no claim about disks.
+func inMemory() (string, error) {
+	if dir, err := os.MkdirTemp("/dev/shm", "queue"); err == nil {
+		return dir, nil
+	}
+	return os.MkdirTemp("", "queue")
+}
+
 func fill(t testing.TB, dir string, n int) {
 	t.Helper()
 	fd, err := unix.Open(filepath.Join(dir, sealedDir), unix.O_DIRECTORY, 0)
@@ -320,9 +330,9 @@ func fill(t testing.TB, dir string, n int) {
 func TestScanOfAHundredThousand(t *testing.T) {
 	// In memory: on a disk the making of as many directories takes half a minute.
 	// BenchmarkScan is for disks.
-	dir, err := os.MkdirTemp("/dev/shm", "queue")
+	dir, err := inMemory()
 	if err != nil {
-		dir = t.TempDir()
+		t.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
 	q := open(t, dir)
@@ -587,6 +597,42 @@ func TestDeaths(t *testing.T) {
 	os.WriteFile(filepath.Join(dir, deathsFile), []byte("{]"), 0o644)
 	q = locked(t, dir)
 	want(b, 0)
+}
+
+// The shipper is tested for weeks of simulated time with a real queue in the bubble.
+func TestInABubble(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		q := open(t, dir)
+		if err := q.Lock(); err != nil {
+			t.Fatal(err)
+		}
+		defer q.Close()
+		o := CleanupOptions{KeepDays: 30, Interval: time.Hour, ClockAgreed: true}
+		began, runs, removed := time.Now(), 0, 0
+		for time.Since(began) < 40*24*time.Hour {
+			id, bad := episode.NewID(), episode.NewID()
+			d := seal(t, dir, id)
+			seal(t, dir, bad)
+			if got := scanned(t, q); len(got) != 2 {
+				t.Fatalf("%v wait", got)
+			}
+			if err := errors.Join(q.Acknowledge(t.Context(), receipt(id, d)), q.Quarantine(bad.String(), Reason{Code: code.Malformed})); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(8 * time.Hour)
+			r, err := q.Cleanup(t.Context(), time.Now(), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			removed += len(r.Removed)
+			runs++
+		}
+		synctest.Wait()
+		if c, err := q.Counts(); err != nil || c.Total+removed != runs || c.Total > 91 {
+			t.Errorf("%d of %d left, %d removed, %v", c.Total, runs, removed, err)
+		}
+	})
 }
 
 func TestRemoveTree(t *testing.T) {

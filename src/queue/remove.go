@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,6 +20,17 @@ import (
 // removers bounds how many episodes are unlinked at once. Unlinking competes
 // with the ledger for the file system's journal, so more is not faster.
 const removers = 2
+
+// Unlinking an episode of a dozen small files costs several times the processor
+// time of acknowledging it, and what makes room can wait a little for what makes
+// progress. So while acknowledgements come in close succession each remover rests
+// restFactor times as long as it works, unless too much has piled up.
+const (
+	restFactor   = 8
+	succession   = 20 * time.Millisecond
+	pileEpisodes = 5000
+	pileBytes    = 1 << 30 // of the archives; the sources are somewhat larger
+)
 
 // stepLimit is how long one step of the removal may take: see WithWorker.
 const stepLimit = 5 * time.Minute
@@ -32,9 +44,14 @@ type remover struct {
 	mu      sync.Mutex
 	current string          // path of the open generation; "": none
 	filled  int             // sources in it
+	bytes   int64           // of their archives
 	kept    map[string]bool // shipped/<day> directories that got a source since the last fsync
 	made    int             // generations made by this process
 	own     map[string]bool // names of generations that are not for a sweep
+
+	acked    atomic.Int64 // when the last group was acknowledged, ns since the epoch
+	episodes atomic.Int64 // acknowledged and not unlinked yet
+	pile     atomic.Int64 // bytes of their archives
 
 	work chan struct{} // something was moved
 	quit chan struct{}
@@ -43,8 +60,10 @@ type remover struct {
 
 func (r *remover) start(q *Queue) {
 	r.mu.Lock()
-	r.current, r.filled, r.kept, r.own = "", 0, map[string]bool{}, map[string]bool{}
+	r.current, r.filled, r.bytes, r.kept, r.own = "", 0, 0, map[string]bool{}, map[string]bool{}
 	r.mu.Unlock()
+	r.episodes.Store(0)
+	r.pile.Store(0)
 	r.work, r.quit = make(chan struct{}, 1), make(chan struct{})
 	r.done.Add(1)
 	go func() {
@@ -72,7 +91,7 @@ func (r *remover) start(q *Queue) {
 func (r *remover) stop(q *Queue) error {
 	close(r.quit)
 	r.done.Wait()
-	_, err := r.settle(q)
+	_, _, err := r.settle(q)
 	return err
 }
 
@@ -87,7 +106,7 @@ func (r *remover) stopping() bool {
 
 // take moves an episode's source to where it belongs after its receipt: out of
 // sight, or into shipped/ if it is kept. The caller is the committer.
-func (r *remover) take(q *Queue, name string) error {
+func (r *remover) take(q *Queue, name string, size int64) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	from := q.path(sealedDir, name)
@@ -112,6 +131,9 @@ func (r *remover) take(q *Queue, name string) error {
 		err := renameNoReplace(from, filepath.Join(r.current, name+"."+strconv.Itoa(r.filled)))
 		if err == nil {
 			r.filled++
+			r.bytes += size
+			r.episodes.Add(1)
+			r.pile.Add(size)
 			return nil
 		}
 		if _, serr := os.Lstat(r.current); try > 0 || serr == nil {
@@ -134,14 +156,14 @@ func (r *remover) begin(q *Queue) error {
 	if err := q.syncDir(q.path(removingDir)); err != nil {
 		return err
 	}
-	r.current, r.filled = path, 0
+	r.current, r.filled, r.bytes = path, 0, 0
 	r.own[name] = true
 	return nil
 }
 
 // pass unlinks one generation.
 func (r *remover) pass(q *Queue) {
-	gen, err := r.settle(q)
+	gen, size, err := r.settle(q)
 	if err != nil {
 		// The generation stays: what the disk has of it is not known, and the
 		// next process finds it, with everything flushed.
@@ -155,14 +177,19 @@ func (r *remover) pass(q *Queue) {
 	if err != nil {
 		q.log.Warn("Acknowledged episodes could not be removed yet.", "dir", gen, "error", err)
 	}
+	each := size / int64(max(len(entries), 1))
 	next := make(chan string)
 	var wg sync.WaitGroup
 	for range removers {
 		wg.Go(func() {
 			for e := range next {
+				began := time.Now()
 				if err := removeTree(filepath.Join(gen, e), q.worker); err != nil {
 					q.log.Warn("An acknowledged episode could not be removed; the next clean-up tries again.", "path", filepath.Join(gen, e), "error", err)
 				}
+				r.episodes.Add(-1)
+				r.pile.Add(-each)
+				r.rest(q, time.Since(began))
 			}
 		})
 	}
@@ -180,16 +207,32 @@ func (r *remover) pass(q *Queue) {
 	r.mu.Unlock()
 }
 
+// rest gives way to acknowledgements for a while, after d of work.
+func (r *remover) rest(q *Queue, d time.Duration) {
+	since := time.Since(time.Unix(0, r.acked.Load()))
+	if since < 0 || since > succession || r.episodes.Load() > pileEpisodes || r.pile.Load() > pileBytes {
+		return
+	}
+	t := time.NewTimer(min(restFactor*d, time.Second))
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-r.quit:
+	}
+	q.worker.Progress()
+}
+
 // settle closes the generation and makes every move so far durable. After it
 // nothing that the ledger had before needs to be looked for in sealed/.
-func (r *remover) settle(q *Queue) (gen string, err error) {
+func (r *remover) settle(q *Queue) (gen string, size int64, err error) {
 	upTo := q.commit.position()
 	r.mu.Lock()
-	gen, kept := r.current, r.kept
-	r.current, r.filled, r.kept = "", 0, map[string]bool{}
+	gen, size = r.current, r.bytes
+	kept := r.kept
+	r.current, r.filled, r.bytes, r.kept = "", 0, 0, map[string]bool{}
 	r.mu.Unlock()
 	if gen == "" && len(kept) == 0 {
-		return "", nil
+		return "", 0, nil
 	}
 	var errs []error
 	// The new names before the old ones' absence.
@@ -202,12 +245,12 @@ func (r *remover) settle(q *Queue) (gen string, err error) {
 	errs = append(errs, q.syncDir(q.path(sealedDir)))
 	q.worker.Progress()
 	if err := errors.Join(errs...); err != nil {
-		return gen, fmt.Errorf("make the freeing of acknowledged episodes durable: %w", err)
+		return gen, size, fmt.Errorf("make the freeing of acknowledged episodes durable: %w", err)
 	}
 	if err := q.saveFreed(upTo); err != nil {
 		q.log.Warn("The next start will look through more of the ledger than it needs to.", "error", err)
 	}
-	return gen, nil
+	return gen, size, nil
 }
 
 // sweep unlinks what other processes, or this one's failures, left out of sight,
