@@ -33,7 +33,7 @@ type Window struct {
 	ID        string        `json:"window_id"`
 	NotBefore *time.Time    `json:"not_before,omitempty"`
 	NotAfter  *time.Time    `json:"not_after,omitempty"`
-	MaxAge    time.Duration `json:"max_age_ns,omitempty"`   // how long ago an episode may have started
+	MaxAge    time.Duration `json:"max_age_ns,omitempty"`   // how long ago an episode may have ended
 	MaxAhead  time.Duration `json:"max_ahead_ns,omitempty"` // how far ahead of the receiver's clock it may have ended
 }
 
@@ -46,12 +46,21 @@ func (w Window) Admits(started, ended, now time.Time) (why string, ok bool) {
 		return fmt.Sprintf("started %s, the window opens at not_before = %s", stamp(started), stamp(*w.NotBefore)), false
 	case w.NotAfter != nil && ended.After(*w.NotAfter):
 		return fmt.Sprintf("ended %s, the window closes at not_after = %s", stamp(ended), stamp(*w.NotAfter)), false
-	case w.MaxAge > 0 && started.Before(now.Add(-w.MaxAge)):
-		return fmt.Sprintf("started %s, more than max_age = %s before the receiver's time %s", stamp(started), w.MaxAge, stamp(now)), false
+	case w.MaxAge > 0 && ended.Before(now.Add(-w.MaxAge)):
+		return fmt.Sprintf("ended %s, more than max_age = %s before the receiver's time %s", stamp(ended), span(w.MaxAge), stamp(now)), false
 	case w.MaxAhead > 0 && ended.After(now.Add(w.MaxAhead)):
-		return fmt.Sprintf("ended %s, more than max_ahead = %s after the receiver's time %s", stamp(ended), w.MaxAhead, stamp(now)), false
+		return fmt.Sprintf("ended %s, more than max_ahead = %s after the receiver's time %s", stamp(ended), span(w.MaxAhead), stamp(now)), false
 	}
 	return "", true
+}
+
+// span writes a duration as the configuration does: in whole days where it is.
+func span(d time.Duration) string {
+	const day = 24 * time.Hour
+	if d >= day && d%day == 0 {
+		return fmt.Sprintf("%dd", d/day)
+	}
+	return d.String()
 }
 
 // Limits is what the receiver refuses to exceed.

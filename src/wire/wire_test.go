@@ -138,8 +138,8 @@ func TestWindow(t *testing.T) {
 		ok             bool
 	}{
 		{"open", wire.Window{}, -1e6 * time.Hour, 1e6 * time.Hour, true},
-		{"too old", wire.Window{MaxAge: time.Hour}, -2 * time.Hour, 0, false},
-		{"just old enough", wire.Window{MaxAge: time.Hour}, -time.Hour, 0, true},
+		{"too old", wire.Window{MaxAge: time.Hour}, -3 * time.Hour, -time.Hour - time.Second, false},
+		{"ended late enough", wire.Window{MaxAge: time.Hour}, -3 * time.Hour, -time.Hour, true},
 		{"ahead", wire.Window{MaxAhead: time.Minute}, 0, 2 * time.Minute, false},
 		{"just ahead", wire.Window{MaxAhead: time.Minute}, 0, time.Minute, true},
 		{"before", wire.Window{NotBefore: p(0)}, -time.Second, 0, false},
