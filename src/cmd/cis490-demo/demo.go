@@ -191,7 +191,7 @@ tls {
   names = ["127.0.0.1", "localhost"]
 }
 window {
-  max_age = "365d" # what started before is refused as out-of-window
+  max_age = "365d" # what ended before is refused as out-of-window
 }
 limits {
   min_free = "100MiB"

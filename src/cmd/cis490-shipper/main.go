@@ -30,7 +30,7 @@ func command() *cobra.Command {
 		Args:  cobra.NoArgs,
 	}
 	cli.ConfigFlag(c, &file, cli.LabHostConfig)
-	c.AddCommand(runCommand(&file), statusCommand(&file), pushCommand(&file), quarantineCommand(&file), checkConfigCommand(&file))
+	c.AddCommand(runCommand(&file), statusCommand(&file), pushCommand(&file), quarantineCommand(&file), cli.CheckLabHost(&file))
 	return c
 }
 
