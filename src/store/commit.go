@@ -129,7 +129,6 @@ type entry struct {
 	size             int64  // of ArchiveFile as it came
 	slot             *slot  // its own intent, for ArchiveFile
 	dir              *dayDir
-	placed           bool // the archive has its final name
 
 	err  error
 	done chan struct{}
@@ -556,7 +555,6 @@ func (f *flusher) place(e *entry) error {
 	if err := eintr(func() error { return s.os.rename(from, name, e.dir.fd, archiveName(e.Facts.ID)) }); err != nil {
 		return fmt.Errorf("rename the archive: %w", err)
 	}
-	e.placed = true
 	if err := eintr(func() error { return s.os.rename(s.commit, e.name+".j", e.dir.fd, sidecarName(e.Facts.ID)) }); err != nil {
 		return fmt.Errorf("rename the sidecar: %w", err)
 	}
@@ -564,22 +562,19 @@ func (f *flusher) place(e *entry) error {
 }
 
 // unplace takes an episode that nobody was told of out of the store again:
-// the sidecar first, for an archive alone is not stored. Also when its rename
-// failed: an error doesn't prove that nothing happened.
+// the sidecar first, for an archive alone is not stored. Also what could not
+// be renamed: an error doesn't prove that nothing happened.
 func (f *flusher) unplace(e *entry) {
 	s := f.s
 	err := s.os.unlink(e.dir.fd, sidecarName(e.Facts.ID))
-	if errors.Is(err, unix.ENOENT) {
-		err = nil
-	}
-	if err == nil && e.placed {
+	if err == nil || errors.Is(err, unix.ENOENT) {
 		if e.ArchiveFile != "" {
 			err = eintr(func() error { return s.os.rename(e.dir.fd, archiveName(e.Facts.ID), s.incoming, e.ArchiveFile) })
 		} else {
 			err = s.os.unlink(e.dir.fd, archiveName(e.Facts.ID))
 		}
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, unix.ENOENT) {
 		s.log.Error("an episode that could not be stored can't be removed either; the next start settles it", "episode", e.Facts.ID, "host", e.Facts.Host, "error", err)
 		s.holds.setSuspect(e.Facts.ID, e.dir.path)
 	}

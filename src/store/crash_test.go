@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cis490/src/code"
+	"cis490/src/durable"
 	"cis490/src/episode"
 	"cis490/src/pack"
 	"cis490/src/wire"
@@ -70,11 +71,7 @@ func child(dir string) error {
 		sum := sha256.Sum256(it.Archive)
 		if upload {
 			name := fmt.Sprintf("up-%d-%s", len(it.Archive), it.Facts.ID)
-			tmp := filepath.Join(s.IncomingDir(), "tmp-"+name)
-			if err := os.WriteFile(tmp, it.Archive, 0o600); err != nil {
-				return err
-			}
-			if err := os.Rename(tmp, filepath.Join(s.IncomingDir(), name)); err != nil {
+			if err := durable.WriteFile(filepath.Join(s.IncomingDir(), name), it.Archive, 0o600); err != nil {
 				return err
 			}
 			it.Frames = oneFrame(len(it.Archive))
@@ -296,7 +293,7 @@ func TestKilledAtEachStep(t *testing.T) {
 	for _, kind := range []string{"write", "fsync", "syncfs", "rename", "unlink", "mkdir"} {
 		for _, when := range []string{"before", "after"} {
 			for n := 1; ; n++ {
-				dir := t.TempDir()
+				dir := scratch(t)
 				cmd, acks := startChild(t, dir, envScript+"=1", fmt.Sprintf("%s=%s %d %s", envPoint, kind, n, when))
 				got := acks()
 				stored := checkAcks(t, dir, got)
@@ -328,13 +325,11 @@ func TestPowerCut(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to mount a file system of its own")
 	}
-	tmp := t.TempDir()
-	if fi, err := os.Stat("/dev/shm"); err == nil && fi.IsDir() { // no need to wear out a disk
-		if d, err := os.MkdirTemp("/dev/shm", "store-test-"); err == nil {
-			tmp = d
-			t.Cleanup(func() { _ = os.RemoveAll(d) })
-		}
+	tmp, err := os.MkdirTemp(memory(), "store-power-")
+	if err != nil {
+		t.Fatal(err)
 	}
+	defer os.RemoveAll(tmp)
 	img, mnt := filepath.Join(tmp, "img"), filepath.Join(tmp, "mnt")
 	run := func(name string, args ...string) error {
 		out, err := exec.Command(name, args...).CombinedOutput()
@@ -359,11 +354,11 @@ func TestPowerCut(t *testing.T) {
 		t.Skip("no loop device: ", err)
 	}
 	mounted := true
-	t.Cleanup(func() {
+	defer func() {
 		if mounted {
 			_ = run("umount", "-l", mnt)
 		}
-	})
+	}()
 	dir := filepath.Join(mnt, "store")
 	var all []ack
 	stored := 0

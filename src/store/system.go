@@ -19,6 +19,8 @@ type system struct {
 	rename func(olddir int, oldname string, newdir int, newname string) error
 	unlink func(dir int, name string) error
 	mkdir  func(dir int, name string) error
+
+	always bool // syncfs, also where fsync is cheaper
 }
 
 func systemCalls() system {
@@ -144,7 +146,7 @@ func (f *flusher) flush(fds []int) error {
 		}
 		*old += (now - *old) / 8
 	}
-	if s.os.syncfs != nil && len(fds) > fewFiles && y.whole <= y.perFile*time.Duration(len(fds)) {
+	if s.os.syncfs != nil && (s.os.always || len(fds) > fewFiles && y.whole <= y.perFile*time.Duration(len(fds))) {
 		err := eintr(func() error { return s.os.syncfs(f.root) })
 		smooth(&y.whole, time.Since(begin))
 		return err
