@@ -33,11 +33,12 @@ type Plan struct {
 	name    string // of the episode: its id
 	root    *rootDir
 	closed  sync.Once
-	tags    [len(tagFiles)]int64 // sizes
-	tagEnd  int64                // where the payload's first header is
-	sizes   []int64              // of the payload's files, in the order of the manifest
-	marks   []mark               // at every markEvery-th file
-	small   []byte               // the manifest, if it is short
+	tags    [len(tagFiles)]int64  // sizes
+	tagEnd  int64                 // where the payload's first header is
+	sizes   []int64               // of the payload's files, in the order of the manifest
+	marks   []mark                // at every markEvery-th file
+	kept    [len(tagFiles)][]byte // those of the tag files that are in memory anyway
+	run     []byte                // run.json, the same
 	tarSize int64
 }
 
@@ -45,8 +46,9 @@ type Plan struct {
 type mark struct{ tar, manifest int64 }
 
 const (
-	markEvery     = 64
-	smallManifest = 32 << 10
+	markEvery = 64
+	// keepSize is up to which size a manifest and run.json, which planning has to read, are kept for packing.
+	keepSize = 32 << 10
 
 	// readSize is the most that is read at once: a step forward that whoever watches gets to know of.
 	readSize = 256 << 10
@@ -86,10 +88,11 @@ func NewPlan(dir string) (*Plan, error) {
 // OpenPlan is [NewPlan] for whoever watches a long one: it stops when ctx ends, and calls progress with the number of files done at
 // every 64th.
 func OpenPlan(ctx context.Context, dir string, progress func(files int64)) (_ *Plan, err error) {
-	facts, err := episode.ReadFacts(dir)
+	sealed, err := episode.Open(dir)
 	if err != nil {
 		return nil, err
 	}
+	facts := sealed.Facts
 	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, readError(facts.ID.String(), err)
@@ -100,10 +103,16 @@ func OpenPlan(ctx context.Context, dir string, progress func(files int64)) (_ *P
 			p.Close()
 		}
 	}()
+	p.kept[0], p.kept[1] = sealed.TagManifest, []byte(bag.DeclarationText)
+	if len(sealed.RunJSON) <= keepSize {
+		p.run = sealed.RunJSON
+	}
 	st := newStatter(f)
 	defer st.close()
 	for i, name := range tagFiles {
-		if p.tags[i], err = st.size(name); err != nil {
+		if p.kept[i] != nil {
+			p.tags[i] = int64(len(p.kept[i]))
+		} else if p.tags[i], err = st.size(name); err != nil {
 			return nil, readError(p.name, err)
 		}
 		h, err := headerSize(p.name, name, p.tags[i])
@@ -141,7 +150,9 @@ func (p *Plan) planPayload(ctx context.Context, st *statter, progress func(int64
 			p.marks = append(p.marks, at)
 		}
 		path := string(m.Path())
-		if size, err = st.size(path); err != nil {
+		if p.run != nil && path == runFile {
+			size = int64(len(p.run))
+		} else if size, err = st.size(path); err != nil {
 			return err
 		}
 		if total += size; total > p.facts.Size || len(p.sizes) == cap(p.sizes) {
@@ -194,45 +205,57 @@ func (p *Plan) Close() (err error) {
 // manifest reads the payload manifest from a mark on.
 type manifest struct {
 	*bag.ManifestScanner
-	r *bufio.Reader
-	f *os.File
+	r  *bufio.Reader
+	f  *openedFile // nil when it is in memory
+	at int64
 }
 
 var manifestReaders = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 16<<10) }}
 
-func (p *Plan) openManifest(offset int64, keep bool) (*manifest, error) {
-	m := &manifest{r: manifestReaders.Get().(*bufio.Reader)}
-	if p.small != nil {
-		m.r.Reset(bytes.NewReader(p.small[min(offset, int64(len(p.small))):]))
-	} else {
-		f, err := durable.OpenBeneath(p.root.f, bag.Manifest)
+func (p *Plan) openManifest(offset int64, keep bool) (_ *manifest, err error) {
+	if b := p.kept[manifestTag]; b == nil && keep && p.tags[manifestTag] <= keepSize {
+		f, err := openFile(p.root.f, bag.Manifest, p.tags[manifestTag])
 		if err != nil {
 			return nil, err
 		}
-		if keep && p.tags[manifestTag] <= smallManifest {
-			defer f.Close()
-			b := make([]byte, p.tags[manifestTag])
-			if _, err := io.ReadFull(f, b); err != nil {
-				return nil, err
-			}
-			p.small = b
-			m.r.Reset(bytes.NewReader(b))
-		} else {
-			if _, err := f.Seek(offset, io.SeekStart); err != nil {
-				f.Close()
-				return nil, err
-			}
-			m.f = f
-			m.r.Reset(f)
+		defer f.close()
+		b = make([]byte, f.size)
+		if err := f.readAt(b, 0); err != nil {
+			return nil, err
 		}
+		p.kept[manifestTag] = b
+	}
+	m := &manifest{r: manifestReaders.Get().(*bufio.Reader)}
+	if b := p.kept[manifestTag]; b != nil {
+		m.r.Reset(bytes.NewReader(b[min(offset, int64(len(b))):]))
+	} else {
+		if m.f, err = openFile(p.root.f, bag.Manifest, p.tags[manifestTag]); err != nil {
+			m.close()
+			return nil, err
+		}
+		m.at = offset
+		m.r.Reset(m)
 	}
 	m.ManifestScanner = bag.NewManifestScanner(m.r, bag.SHA256, bag.Payload)
 	return m, nil
 }
 
+// Read reads the manifest's file.
+func (m *manifest) Read(b []byte) (int, error) {
+	if m.at >= m.f.size {
+		return 0, io.EOF
+	}
+	b = b[:min(int64(len(b)), m.f.size-m.at)]
+	if err := m.f.readAt(b, m.at); err != nil {
+		return 0, err
+	}
+	m.at += int64(len(b))
+	return len(b), nil
+}
+
 func (m *manifest) close() {
 	if m.f != nil {
-		m.f.Close()
+		m.f.close()
 	}
 	m.r.Reset(nil)
 	manifestReaders.Put(m.r)
@@ -320,9 +343,10 @@ type cursor struct {
 	m        *manifest
 	header   []byte // of the current file, not yet given out
 	buf      []byte // header's memory
-	f        *os.File
+	kept     []byte // the current file, if it is in memory
+	f        *openedFile
 	path     string
-	off      int64 // in f
+	off      int64 // in the file
 	left     int64 // of the current file
 	pad      int64 // zeros, then
 	end      bool  // the padding is the end of the stream
@@ -359,7 +383,7 @@ func (c *cursor) close() {
 
 func (c *cursor) closeFile() {
 	if c.f != nil {
-		c.f.Close()
+		c.f.close()
 		c.f = nil
 	}
 }
@@ -401,9 +425,10 @@ func (c *cursor) seek(from int64) error {
 // entry goes on to the next file, without opening it. At the end of the payload it gives the stream's end, and false.
 func (c *cursor) entry() (more bool, err error) {
 	var size int64
+	c.kept = nil
 	switch {
 	case c.tag < len(tagFiles):
-		c.path, size = tagFiles[c.tag], c.p.tags[c.tag]
+		c.path, size, c.kept = tagFiles[c.tag], c.p.tags[c.tag], c.p.kept[c.tag]
 		c.tag++
 	case c.next < int64(len(c.p.sizes)):
 		if c.m == nil {
@@ -418,6 +443,9 @@ func (c *cursor) entry() (more bool, err error) {
 			return false, fmt.Errorf("%s is shorter than it was", bag.Manifest)
 		}
 		c.path, size = string(c.m.Path()), c.p.sizes[c.next]
+		if c.path == runFile {
+			c.kept = c.p.run
+		}
 		c.next++
 	default:
 		c.header, c.path, c.left, c.pad, c.end = nil, "", 0, endSize, true
@@ -431,17 +459,18 @@ func (c *cursor) entry() (more bool, err error) {
 }
 
 // fill fills dst with the next bytes of the stream, which must have that many.
-func (c *cursor) fill(dst []byte) error {
+func (c *cursor) fill(dst []byte) (err error) {
 	c.pos += int64(len(dst))
 	for len(dst) > 0 {
 		switch {
 		case len(c.header) > 0:
 			n := copy(dst, c.header)
 			dst, c.header = dst[n:], c.header[n:]
-			if len(c.header) == 0 && c.left == 0 && c.path != "" {
-				if err := c.checkEmpty(); err != nil {
+			if len(c.header) == 0 && c.left == 0 && c.kept == nil { // see that it is there, and empty
+				if c.f, err = openFile(c.p.root.f, c.path, 0); err != nil {
 					return c.fail(err)
 				}
+				c.closeFile()
 			}
 		case c.left > 0:
 			n, err := c.read(dst[:min(int64(len(dst)), c.left, readSize)])
@@ -465,55 +494,90 @@ func (c *cursor) fill(dst []byte) error {
 	return nil
 }
 
-// read reads what dst has room for, at most c.left bytes, and at the end of the file makes sure that it is the end.
-func (c *cursor) read(dst []byte) (int, error) {
-	if c.f == nil {
-		f, err := durable.OpenBeneath(c.p.root.f, c.path)
-		if err != nil {
+// read reads what dst has room for, at most c.left bytes.
+func (c *cursor) read(dst []byte) (n int, err error) {
+	n = len(dst)
+	switch {
+	case c.kept != nil:
+		copy(dst, c.kept[c.off:])
+	case c.f == nil:
+		if c.f, err = openFile(c.p.root.f, c.path, c.off+c.left); err != nil {
 			return 0, err
 		}
-		c.f = f
-	}
-	n, err := c.f.ReadAt(dst, c.off)
-	if c.progress != nil && n > 0 {
-		c.progress(n)
+		fallthrough
+	default:
+		if err := c.f.readAt(dst, c.off); err != nil {
+			return 0, err
+		}
 	}
 	c.off += int64(n)
-	c.left -= int64(n)
-	switch {
-	case n < len(dst) && err == io.EOF:
-		return n, fmt.Errorf("%s has only %d bytes, %d fewer than it had", bag.Quote(c.path), c.off, c.left)
-	case n < len(dst):
-		return n, err
+	if c.left -= int64(n); c.left == 0 {
+		c.closeFile()
 	}
-	if c.left > 0 {
-		return n, nil
+	if c.progress != nil {
+		c.progress(n)
 	}
-	err = c.checkEnd()
-	c.closeFile()
-	return n, err
+	return n, nil
 }
 
-// checkEnd makes sure that there is nothing behind what was planned.
-func (c *cursor) checkEnd() error {
-	var one [1]byte
-	n, err := c.f.ReadAt(one[:], c.off)
-	if n > 0 {
-		return fmt.Errorf("%s has more than the %d bytes it had", bag.Quote(c.path), c.off)
-	}
-	if err == io.EOF {
-		return nil
-	}
-	return err
+// openedFile is a file of an episode, open for reading. It is a bare descriptor: of very many small files, what os.File does for each beside
+// reading costs as much again.
+type openedFile struct {
+	root *os.File
+	path string
+	fd   int
+	size int64
 }
 
-// checkEmpty makes sure that a file without bytes is there.
-func (c *cursor) checkEmpty() error {
-	f, err := durable.OpenBeneath(c.p.root.f, c.path)
+// openFile opens the regular file path below root, through no link, if it has the planned size.
+func openFile(root *os.File, path string, size int64) (*openedFile, error) {
+	how := unix.OpenHow{
+		// O_NONBLOCK: opening a FIFO must not wait for a writer.
+		Flags:   unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	}
+	f := &openedFile{root: root, path: path, size: size}
+	var err error
+	f.fd, err = retry(func() (int, error) { return unix.Openat2(int(root.Fd()), path, &how) })
+	switch err {
+	case nil:
+	case unix.ELOOP, unix.ENXIO: // a link in the way; a socket
+		return nil, f.error("open", durable.ErrNotRegular)
+	default:
+		return nil, f.error("open", err)
+	}
+	var st unix.Stat_t
+	if err = unix.Fstat(f.fd, &st); err != nil {
+		err = f.error("stat", err)
+	} else if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		err = f.error("open", durable.ErrNotRegular)
+	} else if st.Size != size {
+		err = fmt.Errorf("%s has %d bytes, not the %d it had", bag.Quote(path), st.Size, size)
+	}
 	if err != nil {
-		return err
+		f.close()
+		return nil, err
 	}
-	c.f = f
-	defer c.closeFile()
-	return c.checkEnd()
+	return f, nil
 }
+
+func (f *openedFile) error(op string, err error) error {
+	return &fs.PathError{Op: op, Path: filepath.Join(f.root.Name(), f.path), Err: err}
+}
+
+// readAt fills b.
+func (f *openedFile) readAt(b []byte, off int64) error {
+	for len(b) > 0 {
+		n, err := retry(func() (int, error) { return unix.Pread(f.fd, b, off) })
+		if err != nil {
+			return f.error("read", err)
+		}
+		if n == 0 {
+			return fmt.Errorf("%s has only %d bytes, not the %d it had", bag.Quote(f.path), off, f.size)
+		}
+		b, off = b[n:], off+int64(n)
+	}
+	return nil
+}
+
+func (f *openedFile) close() { unix.Close(f.fd) }

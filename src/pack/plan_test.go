@@ -159,9 +159,9 @@ func TestPlanNoticesWhatChanged(t *testing.T) {
 		"shorter":             {set("data/out/f", "123456"), code.Damaged, false, false, "does not add up"},
 		"longer":              {set("data/out/f", "12345678901"), code.Damaged, false, false, "does not add up"},
 		"missing":             {func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "data/out/f")) }, code.Damaged, false, false, "no such file"},
-		"shorter later":       {set("data/out/f", "123456"), code.Damaged, true, true, "has only 6 bytes, 4 fewer"},
-		"longer later":        {set("data/out/f", "12345678901"), code.Damaged, true, true, "has more than the 10 bytes"},
-		"empty no longer":     {set("data/out/empty", "x"), code.Damaged, true, true, "has more than the 0 bytes"},
+		"shorter later":       {set("data/out/f", "123456"), code.Damaged, true, true, "has 6 bytes, not the 10"},
+		"longer later":        {set("data/out/f", "12345678901"), code.Damaged, true, true, "has 11 bytes, not the 10"},
+		"empty no longer":     {set("data/out/empty", "x"), code.Damaged, true, true, "has 1 bytes, not the 0"},
 		"missing later":       {func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "data/out/f")) }, code.Damaged, true, true, "no such file"},
 		"empty missing later": {func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "data/out/empty")) }, code.Damaged, true, true, "no such file"},
 		"a link":              {link("data/out/f", "../../../moved"), code.Damaged, false, false, "not a regular file"},
@@ -175,7 +175,7 @@ func TestPlanNoticesWhatChanged(t *testing.T) {
 			os.Mkdir(filepath.Join(dir, "data/out/f"), 0o755)
 		}, code.Damaged, false, false, "not a regular file"},
 		"tag file":       {set(bag.Files, "x"), code.Damaged, false, false, "files.jsonl"},
-		"tag file later": {set(bag.Files, "x"), code.Damaged, true, true, "files.jsonl has more"},
+		"tag file later": {set(bag.Files, "x"), code.Damaged, true, true, "files.jsonl has 1 bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := makeContent(t, tree{"out/f": []byte("1234567890"), "out/empty": nil, "out/g": []byte("g")})
