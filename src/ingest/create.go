@@ -95,7 +95,7 @@ func (x *exchange) admit(ann wire.Announcement, length int64, small bool) (done 
 func (x *exchange) outside(ann wire.Announcement, length int64) error {
 	l := x.st.cfg.Limits
 	if why, ok := x.st.window.Admits(ann.Started, ann.Ended, x.now); !ok {
-		return &refusal{err: code.New(code.OutOfWindow, "%s", why), window: &x.st.window, header: complete}
+		return &refusal{err: code.New(code.OutOfWindow, "%s", why), window: &x.st.window}
 	}
 	b := newBounds(ann, l)
 	var e *code.Error
@@ -109,11 +109,8 @@ func (x *exchange) outside(ann wire.Announcement, length int64) error {
 	default:
 		return nil
 	}
-	return &refusal{err: e, header: append(complete, [2]string{wire.HeaderUploadLimit, wire.FormatUploadLimit(wire.UploadLimit{MaxSize: b.archive})})}
+	return &refusal{err: e, header: [][2]string{{wire.HeaderUploadLimit, wire.FormatUploadLimit(wire.UploadLimit{MaxSize: b.archive})}}}
 }
-
-// complete says that no more of the representation is wanted.
-var complete = [][2]string{{wire.HeaderUploadComplete, wire.FormatBool(true)}}
 
 // smallBuffers and contentBuffers hold the bodies of small episodes.
 var (
@@ -158,7 +155,7 @@ func (x *exchange) small(ann wire.Announcement) error {
 	}
 	verified, err := pack.Verify(bytes.NewReader(*content), ann.Facts, b.verify)
 	if err != nil {
-		return verdict(err)
+		return err
 	}
 	receipt, c, err := x.r.store.Commit(x.r.base, store.Item{
 		Facts: ann.Facts, WindowID: x.st.window.ID, Run: verified.Run, Archive: body, Frames: frames,
@@ -243,14 +240,5 @@ const retryFull = 5 * time.Second
 // their bytes are not those that the packer made. The host is asked to look at
 // its copy and to send it again; it is not told that the episode is malformed.
 func undecodable(err error, offset int64) error {
-	return &refusal{err: code.Wrap(code.DigestMismatch, err, "the zstd frame at byte %d of the upload doesn't decode", offset), header: complete}
-}
-
-// verdict is an error of pack.Verify as the answer that ends the upload.
-func verdict(err error) error {
-	var c *code.Error
-	if errors.As(err, &c) {
-		return &refusal{err: c, header: complete}
-	}
-	return err
+	return code.Wrap(code.DigestMismatch, err, "the zstd frame at byte %d of the upload doesn't decode", offset)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"strings"
@@ -249,6 +250,7 @@ func TestManyTakeTurns(t *testing.T) {
 	for range 6 {
 		wg.Go(func() {
 			for ctx.Err() == nil && len(stored) == 0 {
+				time.Sleep(rand.N(300 * time.Millisecond))
 				h, err := g.host.try(request{method: "HEAD", path: path})
 				if err != nil || h.StatusCode != http.StatusNoContent || h.Header.Get(wire.HeaderUploadComplete) == "?1" {
 					continue

@@ -233,9 +233,13 @@ func (x *exchange) fail(err error) {
 	}
 	detail := c.Detail
 	if c.Code == code.ReceiverError {
+		// What failed inside is for the journal.
 		x.r.log.Error("a request failed", "host", x.host, "episode", x.idText(), "error", err)
-	} else if c.Err != nil {
-		detail = strings.TrimPrefix(c.Error(), string(c.Code)+": ")
+	} else {
+		detail = detailOf(c)
+	}
+	if c.Code.Class() == code.OfEpisode {
+		h.Set(wire.HeaderUploadComplete, wire.FormatBool(true)) // no more of it is wanted
 	}
 	p := wire.NewProblem(c.Code, detail, x.now)
 	p.RetryAfter = c.RetryAfter
@@ -263,6 +267,22 @@ func (x *exchange) problem(p wire.Problem) {
 	if linger {
 		x.linger()
 	}
+}
+
+// detailOf puts an error and its causes into words, without the codes within.
+func detailOf(c *code.Error) string {
+	if c.Err == nil {
+		return c.Detail
+	}
+	cause := c.Err.Error()
+	var inner *code.Error
+	if errors.As(c.Err, &inner) {
+		cause = detailOf(inner)
+	}
+	if c.Detail == "" || cause == "" {
+		return c.Detail + cause
+	}
+	return c.Detail + ": " + cause
 }
 
 // plain answers with a problem that has no code of ours (RFC 9457, section 4.2.1).

@@ -229,7 +229,7 @@ func (x *exchange) answerOutcome(o *outcome) error {
 	case o.code == code.UploadGone:
 		return gone(o.err)
 	case o.final():
-		return &refusal{err: asCode(o.err), header: complete}
+		return asCode(o.err)
 	}
 	return &refusal{err: asCode(o.err), header: incomplete}
 }

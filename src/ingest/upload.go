@@ -462,7 +462,7 @@ func (u *upload) absorb(p []byte) error {
 	if len(u.frames) == 0 {
 		c = code.Malformed
 	}
-	return &refusal{err: code.Wrap(c, bad, "near byte %d of the upload", u.size+int64(len(u.buf))), header: complete}
+	return code.Wrap(c, bad, "near byte %d of the upload", u.size+int64(len(u.buf)))
 }
 
 // writeSize is after how many bytes of one frame they are written.
@@ -482,10 +482,10 @@ func (u *upload) write() error {
 	n := int64(len(u.buf))
 	switch {
 	case length >= 0 && at+n > length:
-		return &refusal{err: code.New(code.LengthMismatch, "the upload has more bytes than its length %d", length), header: complete}
+		return &refusal{err: code.New(code.LengthMismatch, "the upload has more bytes than its length %d", length), header: incomplete}
 	case at+n > u.bounds.archive:
-		return &refusal{err: code.New(code.Malformed, "the upload has more than %d bytes, which is more than the announced size = %d and files = %d can need",
-			u.bounds.archive, u.ann.Size, u.ann.Files), header: complete}
+		return code.New(code.Malformed, "the upload has more than %d bytes, which is more than the announced size = %d and files = %d can need",
+			u.bounds.archive, u.ann.Size, u.ann.Files)
 	}
 	if _, err := u.file.WriteAt(u.buf, at); err != nil {
 		return ioError(err, "write the partial upload")
@@ -522,11 +522,11 @@ func (u *upload) framesEnded(whole []pack.FrameInfo) error {
 	}
 	switch {
 	case len(u.frames) > u.bounds.frames:
-		return &refusal{err: code.New(code.Malformed, "the upload has more than %d zstd frames", u.bounds.frames), header: complete}
+		return code.New(code.Malformed, "the upload has more than %d zstd frames", u.bounds.frames)
 	case u.tar > u.bounds.content:
-		return &refusal{err: u.tooMuch(), header: complete}
+		return u.tooMuch()
 	case u.tar > ratioAllowance && u.tar > u.bounds.ratio*u.ends:
-		return &refusal{err: u.tooDense(u.tar), header: complete}
+		return u.tooDense(u.tar)
 	}
 	if u.big {
 		if u.check != nil {
