@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -338,23 +339,26 @@ func TestScanOfAHundredThousand(t *testing.T) {
 	q := open(t, dir)
 	const n = 100_000
 	fill(t, dir, n)
-	best := time.Hour
-	for range 5 {
-		began := time.Now()
+	// Processor time, since the machine may be busy with other tests.
+	best, limit := time.Hour, 150*time.Millisecond
+	if raceDetector {
+		limit *= 10
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	const runs = 5
+	for range runs {
+		began := processorTime()
 		if got := scanned(t, q); len(got) != n || !slices.IsSortedFunc(got, episode.ID.Compare) {
 			t.Fatalf("%d ids", len(got))
 		}
-		best = min(best, time.Since(began))
+		best = min(best, processorTime()-began)
 	}
-	bytes := testing.Benchmark(func(b *testing.B) {
-		b.ReportAllocs()
-		for b.Loop() {
-			scanned(b, q)
-		}
-	}).AllocedBytesPerOp()
-	t.Logf("best of 5: %s, %d bytes allocated", best, bytes)
-	if best > 150*time.Millisecond || bytes > 4<<20 {
-		t.Errorf("a scan of %d took %s and %d bytes; at most 150ms and 4 MiB", n, best, bytes)
+	runtime.ReadMemStats(&after)
+	bytes := (after.TotalAlloc - before.TotalAlloc) / runs
+	t.Logf("best of %d: %s, %d bytes allocated", runs, best, bytes)
+	if best > limit || bytes > 4<<20 {
+		t.Errorf("a scan of %d took %s and %d bytes; at most %s and 4 MiB", n, best, bytes, limit)
 	}
 }
 
@@ -660,6 +664,25 @@ func TestRemoveTree(t *testing.T) {
 	}
 	if err := removeTree(top, nobody{}); err != nil {
 		t.Errorf("what is gone: %v", err)
+	}
+}
+
+// A sweep may meet the process whose work it takes for a dead one's.
+func TestRemoveTreeByTwo(t *testing.T) {
+	for range 20 {
+		top := filepath.Join(t.TempDir(), "top")
+		for i := range 30 {
+			os.MkdirAll(filepath.Join(top, fmt.Sprint(i), "a", "b"), 0o755)
+		}
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				if err := removeTree(top, nobody{}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
 	}
 }
 

@@ -339,6 +339,9 @@ func removeAt(parent int, name, path string, typ byte, w Worker) error {
 				errs = append(errs, err)
 			}
 		})
+		if errors.Is(err, unix.ENOENT) {
+			return nil // another process removes it too
+		}
 		if err != nil {
 			return &fs.PathError{Op: "read", Path: path, Err: err}
 		}
