@@ -96,7 +96,8 @@ func Mount(backing, mnt string) (*FS, error) {
 func (f *FS) Unmount() error { return f.server.Unmount() }
 
 // FailSync has fsync fail with what fail returns for the path below the mount
-// point ("." is that itself); 0 lets it succeed. nil ends it.
+// point ("." is that itself); 0 lets it succeed. nil ends it; no call of fail comes
+// after that.
 func (f *FS) FailSync(fail func(path string) syscall.Errno) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -181,10 +181,10 @@ func TestFailSync(t *testing.T) {
 		}
 		h.Close()
 	}
+	f.FailSync(nil)
 	if got := strings.Join(asked, " "); got != "x/a x ." {
 		t.Error(got)
 	}
-	f.FailSync(nil)
 	flush(t, dir)
 }
 
