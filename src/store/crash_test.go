@@ -161,13 +161,13 @@ func dieAt(sys system, point string) system {
 }
 
 // startChild starts the child and collects what it acknowledges until it ends.
-func startChild(t *testing.T, dir string, env ...string) (cmd *exec.Cmd, acks func() []ack) {
+func startChild(t *testing.T, dir string, env ...string) *victim {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd = exec.Command(exe)
+	cmd := exec.Command(exe)
 	cmd.Env = append(append(os.Environ(), envDir+"="+dir), env...)
 	var log bytes.Buffer
 	cmd.Stderr = &log
@@ -178,37 +178,73 @@ func startChild(t *testing.T, dir string, env ...string) (cmd *exec.Cmd, acks fu
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	var got []ack
-	var bad error
-	done := make(chan struct{})
+	v := &victim{t: t, cmd: cmd, log: &log, first: make(chan struct{}), done: make(chan struct{})}
 	go func() {
-		defer close(done)
+		defer close(v.done)
 		r := bufio.NewReader(out)
 		for {
 			line, err := r.ReadBytes('\n')
 			if err != nil { // a cut line was not acknowledged
 				if err != io.EOF {
-					bad = err
+					v.bad = err
 				}
 				return
 			}
 			var a ack
 			if err := json.Unmarshal(line, &a); err != nil {
-				bad = fmt.Errorf("%q: %w", line, err)
+				v.bad = fmt.Errorf("%q: %w", line, err)
 				return
 			}
-			got = append(got, a)
+			if v.acks = append(v.acks, a); len(v.acks) == 1 {
+				close(v.first)
+			}
 		}
 	}()
-	return cmd, func() []ack {
-		<-done
-		err := cmd.Wait()
-		var exit *exec.ExitError
-		if bad != nil || err != nil && (!errors.As(err, &exit) || exit.ExitCode() == 1) {
-			t.Errorf("the child: %v, %v\n%s", bad, err, log.Bytes())
+	return v
+}
+
+type victim struct {
+	t     *testing.T
+	cmd   *exec.Cmd
+	log   *bytes.Buffer
+	first chan struct{} // closed at the first acknowledgement
+	done  chan struct{} // closed when acks and bad are as they stay
+	acks  []ack
+	bad   error
+}
+
+// live lets the child go on for a random time, most often from its first
+// acknowledgement on, now and then from its start.
+func (v *victim) live(max time.Duration) {
+	if rand.IntN(5) > 0 {
+		select {
+		case <-v.first:
+		case <-v.done:
 		}
-		return got
 	}
+	time.Sleep(rand.N(max))
+}
+
+func (v *victim) kill() []ack {
+	if err := v.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		v.t.Error(err)
+	}
+	<-v.done
+	_ = v.cmd.Wait() // killed
+	if v.bad != nil {
+		v.t.Errorf("the child: %v\n%s", v.bad, v.log.Bytes())
+	}
+	return v.acks
+}
+
+// wait is for a child that ends by itself, or kills itself.
+func (v *victim) wait() []ack {
+	<-v.done
+	err := v.cmd.Wait()
+	if v.bad != nil || err != nil && v.cmd.ProcessState.ExitCode() != -1 {
+		v.t.Errorf("the child: %v, %v\n%s", v.bad, err, v.log.Bytes())
+	}
+	return v.acks
 }
 
 // checkAcks checks that everything acknowledged is there, byte for byte, and
@@ -269,12 +305,9 @@ func TestKilledAtRandom(t *testing.T) {
 	var all []ack
 	stored := 0
 	for range 20 {
-		cmd, acks := startChild(t, dir)
-		time.Sleep(time.Duration(20+rand.IntN(130)) * time.Millisecond)
-		if err := cmd.Process.Kill(); err != nil {
-			t.Error(err)
-		}
-		all = append(all, acks()...)
+		v := startChild(t, dir)
+		v.live(100 * time.Millisecond)
+		all = append(all, v.kill()...)
 		stored = checkAcks(t, dir, all)
 		if t.Failed() {
 			return
@@ -294,13 +327,13 @@ func TestKilledAtEachStep(t *testing.T) {
 		for _, when := range []string{"before", "after"} {
 			for n := 1; ; n++ {
 				dir := scratch(t)
-				cmd, acks := startChild(t, dir, envScript+"=1", fmt.Sprintf("%s=%s %d %s", envPoint, kind, n, when))
-				got := acks()
+				v := startChild(t, dir, envScript+"=1", fmt.Sprintf("%s=%s %d %s", envPoint, kind, n, when))
+				got := v.wait()
 				stored := checkAcks(t, dir, got)
 				if t.Failed() {
 					t.Fatalf("killed %s %s %d", when, kind, n)
 				}
-				if cmd.ProcessState.Success() {
+				if v.cmd.ProcessState.Success() {
 					if len(got) != 4 || stored != 4 {
 						t.Fatalf("%d acknowledged and %d stored, want 4", len(got), stored)
 					}
@@ -363,8 +396,8 @@ func TestPowerCut(t *testing.T) {
 	var all []ack
 	stored := 0
 	for round := range 8 {
-		cmd, acks := startChild(t, dir)
-		time.Sleep(time.Duration(30+rand.IntN(200)) * time.Millisecond)
+		v := startChild(t, dir)
+		v.live(150 * time.Millisecond)
 		fd, err := unix.Open(mnt, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -373,12 +406,10 @@ func TestPowerCut(t *testing.T) {
 		err = unix.IoctlSetPointerInt(fd, shutdown, noLogFlush)
 		unix.Close(fd)
 		if err != nil {
-			_ = cmd.Process.Kill()
-			acks()
+			v.kill()
 			t.Skip("this kernel can't shut an ext4 down: ", err)
 		}
-		_ = cmd.Process.Kill()
-		all = append(all, acks()...)
+		all = append(all, v.kill()...)
 		for i := 0; ; i++ {
 			if err = run("umount", mnt); err == nil || i == 50 {
 				break
