@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/klauspost/compress/zstd"
 	"pgregory.net/rapid"
 
 	"cis490/src/bag"
@@ -65,6 +67,11 @@ func nodes(t testing.TB, dir string) map[string]node {
 
 // A random tree comes back as it was: sealed, packed, verified and unpacked.
 func TestTreesComeBack(t *testing.T) {
+	// Each flushes the disk a few times.
+	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
+		flag.Set(f.Name, "25")
+		defer flag.Set(f.Name, f.DefValue)
+	}
 	base := t.TempDir()
 	name := rapid.StringMatching(`[a-zA-Z0-9 %~\r\n"'\\äé.-]{1,20}`).Filter(func(s string) bool { return s != "." && s != ".." })
 	try := 0
@@ -315,7 +322,7 @@ func TestArchive(t *testing.T) {
 	for name, b := range map[string][]byte{
 		"with a seek table": whole,
 		"without":           whole[:len(whole)-table],
-		"one frame":         stock(t, c.tar(t))["klauspost, streamed"],
+		"one frame":         oneFrame(t, c.tar(t)),
 	} {
 		t.Run(name, func(t *testing.T) {
 			counted := &countingReaderAt{r: bytes.NewReader(b)}
@@ -336,7 +343,11 @@ func TestArchive(t *testing.T) {
 			if !slices.Equal(listed, c.paths()) {
 				t.Errorf("files %v", listed)
 			}
-			for p, want := range c.files {
+			for i, p := range c.paths() {
+				if i%10 > 0 && name != "with a seek table" { // finding one takes long without
+					continue
+				}
+				want := c.files[p]
 				f, err := a.Open(p)
 				if err != nil {
 					t.Fatal(err)
@@ -399,6 +410,21 @@ func TestArchive(t *testing.T) {
 	if _, err := io.ReadAll(f); codeOf(err) != code.DigestMismatch {
 		t.Errorf("a file of other content: %v", err)
 	}
+}
+
+// oneFrame is how most programs would compress it.
+func oneFrame(t testing.TB, content []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w, err := zstd.NewWriter(&b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Write(content)
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
 }
 
 type countingReaderAt struct {

@@ -111,10 +111,10 @@ func TestVerifyNoticesEveryTruncation(t *testing.T) {
 	}
 }
 
-func TestVerifyNoticesEveryBit(t *testing.T) {
+func TestVerifyNoticesEveryByte(t *testing.T) {
 	c := makeContent(t, tree{"a/empty": nil, "text": telemetry(1, 700), strings.Repeat("long/", 30) + "näme": []byte("PAX")})
 	want, b := c.facts(t), c.tar(t)
-	for bit := range 8 * len(b) {
+	for bit := 0; bit < 8*len(b); bit += 3 { // every byte, and every bit of some
 		b[bit/8] ^= 1 << (bit % 8)
 		if _, err := verify(b, want); err == nil && !harmless(b, bit/8) {
 			t.Fatalf("bit %d of byte %d (%d in its block) can change", bit%8, bit/8, bit/8%blockSize)
