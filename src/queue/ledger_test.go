@@ -520,3 +520,19 @@ func BenchmarkScan(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkQuarantine is one episode set aside and put back again.
+func BenchmarkQuarantine(b *testing.B) {
+	dir := b.TempDir()
+	q := open(b, dir)
+	id := episode.NewID()
+	seal(b, dir, id)
+	for b.Loop() {
+		if err := q.Quarantine(id.String(), Reason{Code: code.OutOfWindow}); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := q.Requeue(b.Context(), Selection{Names: []string{id.String()}}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
