@@ -24,6 +24,7 @@ type proxy struct {
 	t       *testing.T
 	addr    string
 	backend string
+	buffer  int // bytes of the receive buffer of connections from the shipper
 
 	up, down atomic.Int64 // bytes from the shipper, and to it
 	dialed   atomic.Int64 // connections accepted
@@ -45,7 +46,7 @@ const proxyBuffer = 64 << 10
 
 func newProxy(t *testing.T, backend string) *proxy {
 	t.Helper()
-	p := &proxy{t: t, backend: backend, addr: fmt.Sprintf("127.0.0.1:%d", freePort(t)), conns: map[net.Conn]bool{}}
+	p := &proxy{t: t, backend: backend, buffer: proxyBuffer, addr: fmt.Sprintf("127.0.0.1:%d", freePort(t)), conns: map[net.Conn]bool{}}
 	p.serve = p.forward
 	p.listen()
 	t.Cleanup(func() {
@@ -86,7 +87,7 @@ func sockopts(opts ...[3]int) func(string, string, syscall.RawConn) error {
 // listen begins to accept. A connection inherits the listening socket's options (tcp(7)).
 func (p *proxy) listen() {
 	p.t.Helper()
-	lc := net.ListenConfig{Control: sockopts([3]int{unix.SOL_SOCKET, unix.SO_RCVBUF, proxyBuffer}, [3]int{unix.IPPROTO_TCP, unix.TCP_MAXSEG, 1448})}
+	lc := net.ListenConfig{Control: sockopts([3]int{unix.SOL_SOCKET, unix.SO_RCVBUF, p.buffer}, [3]int{unix.IPPROTO_TCP, unix.TCP_MAXSEG, 1448})}
 	ln, err := lc.Listen(context.Background(), "tcp", p.addr)
 	if err != nil {
 		p.t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"fmt"
 	"io"
 	"log"
 	"math/big"
@@ -17,6 +18,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -104,22 +106,23 @@ func noise(t *testing.T, file string, size int64) {
 	write(t, file, io.LimitReader(mrand.NewChaCha8(sha256.Sum256([]byte(file))), size))
 }
 
-// telemetry makes a file like those of experiments: numbers that drift, and compress about five times.
+// telemetry makes a file like those of experiments: numbers that drift, and compress about ten times.
 func telemetry(t *testing.T, file string, size int64) {
 	t.Helper()
+	write(t, file, io.LimitReader(&repeat{b: samples()}, size))
+}
+
+var samples = sync.OnceValue(func() []byte {
 	r := mrand.New(mrand.NewPCG(1, 2))
 	var block bytes.Buffer
 	at, v := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), 1000
 	block.WriteString("time,cpu_usage_us,memory_current_bytes\n")
 	for block.Len() < 4<<20 {
 		at, v = at.Add(10*time.Millisecond), v+r.IntN(9)-4
-		block.WriteString(at.Format(time.RFC3339Nano))
-		block.WriteByte(',')
-		block.WriteString(big.NewInt(int64(v)).String())
-		block.WriteString(",1048576\n")
+		fmt.Fprintf(&block, "%s,%d,1048576\n", at.Format(time.RFC3339Nano), v)
 	}
-	write(t, file, io.LimitReader(&repeat{b: block.Bytes()}, size))
-}
+	return block.Bytes()
+})
 
 type repeat struct {
 	b  []byte
