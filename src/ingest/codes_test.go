@@ -40,6 +40,25 @@ func zstdFrames(t testing.TB, b []byte, n int) []byte {
 	return out
 }
 
+// zstdStream packs b as one frame that does not tell its size, as zstd does from a pipe.
+func zstdStream(t testing.TB, b []byte) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	w, err := zstd.NewWriter(&out, zstd.WithWindowSize(1<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for len(b) > 0 { // in pieces, so that the size is not known at once
+		k := min(len(b), 10_000)
+		_, _ = w.Write(b[:k])
+		b = b[k:]
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
 func (p *packed) tarBytes(t testing.TB) []byte {
 	t.Helper()
 	d, err := zstd.NewReader(nil)

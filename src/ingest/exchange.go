@@ -323,7 +323,7 @@ func (x *exchange) idText() string {
 // clients that read the answer only after they have sent everything, or whose
 // system drops an answer when the connection is reset (RFC 9112, section 9.6).
 const (
-	lingerTime  = 5 * time.Second
+	lingerTime  = 3 * time.Second
 	lingerBytes = 64 << 20
 )
 

@@ -257,6 +257,7 @@ func (r *Receiver) stop(srv, op *http.Server) error {
 	done := make(chan error, 1)
 	go func() {
 		err := srv.Shutdown(deadline)
+		r.stopChecks()
 		r.work.Wait()
 		_ = op.Close() // an operator's request may be long, and loses nothing
 		done <- err

@@ -285,6 +285,21 @@ func (u *upload) rest(now time.Time) {
 // verified from its file again when it goes on.
 const parkAfter = 10 * time.Minute
 
+// stopChecks ends the verifications that wait for bytes that won't come.
+func (r *Receiver) stopChecks() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, u := range r.uploads {
+		u.mu.Lock()
+		if u.check != nil && !u.check.whole {
+			u.check.stopped = true
+			u.check = nil
+			u.more.Broadcast()
+		}
+		u.mu.Unlock()
+	}
+}
+
 // interruptAll asks the requests that receive a body to keep what they have and to
 // answer.
 func (r *Receiver) interruptAll() {
