@@ -16,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"cis490/src/bag"
 	"cis490/src/code"
 	"cis490/src/config"
 	"cis490/src/episode"
@@ -34,6 +33,7 @@ type rig struct {
 	r    *Receiver
 	stop func() error
 	host *client
+	deps Deps
 }
 
 // client is one host's side.
@@ -95,7 +95,9 @@ func newRig(t testing.TB, change ...func(*config.Receiver)) *rig {
 
 func (g *rig) start() {
 	g.t.Helper()
-	r, err := New(g.cfg, Deps{Log: testLog(g.t)})
+	d := g.deps
+	d.Log = testLog(g.t)
+	r, err := New(g.cfg, d)
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -423,5 +425,3 @@ func held(t testing.TB, a *answer) wire.Held {
 	}
 	return h
 }
-
-var _ bag.Digest
