@@ -207,10 +207,12 @@ func (in *intake) once(ctx context.Context, src *os.File, j job, buf []byte) (it
 	}
 	it.meta = bag.FileMeta{Path: OutputPath + "/" + j.rel, Exec: before.Mode&unix.S_IXUSR != 0, ModTime: time.Unix(before.Mtim.Unix())}
 	it.stamp = stampOf(&before)
+	// No further than it reached in the beginning: a log may grow faster than it is read.
+	limited := io.LimitReader(src, before.Size)
 	if in.copy {
-		err = in.copyFile(ctx, src, &before, &it, buf)
+		err = in.copyFile(ctx, src, limited, &before, &it, buf)
 	} else {
-		it.sum, it.size, err = in.hash(ctx, src, nil, buf)
+		it.sum, it.size, err = in.hash(ctx, limited, nil, buf)
 		if err == nil {
 			err = in.flush.file(src, it.size)
 		}
@@ -221,12 +223,20 @@ func (in *intake) once(ctx context.Context, src *os.File, j job, buf []byte) (it
 	if err := unix.Fstat(int(src.Fd()), &after); err != nil {
 		return it, false, &fs.PathError{Op: "stat", Path: src.Name(), Err: err}
 	}
-	return it, stampOf(&after) != it.stamp || it.size != before.Size, nil
+	if stampOf(&after) != it.stamp || it.size != before.Size {
+		return it, true, nil
+	}
+	// Files of /proc and the like say that they are empty and are not.
+	n, err := src.ReadAt(buf[:1], before.Size)
+	if err == io.EOF {
+		err = nil
+	}
+	return it, n > 0, err
 }
 
 // copyFile copies src into the payload. What is hashed is what is written, so the episode agrees with itself whatever happens to
 // the source.
-func (in *intake) copyFile(ctx context.Context, src *os.File, st *unix.Stat_t, it *item, buf []byte) (err error) {
+func (in *intake) copyFile(ctx context.Context, src *os.File, limited io.Reader, st *unix.Stat_t, it *item, buf []byte) (err error) {
 	dst, err := createAt(in.root, it.meta.Path, it.meta.Exec)
 	if err != nil {
 		return err
@@ -249,7 +259,7 @@ func (in *intake) copyFile(ctx context.Context, src *os.File, st *unix.Stat_t, i
 		}
 	} else {
 		w := &writer{f: dst, sparse: st.Blocks*512 < st.Size}
-		if it.sum, it.size, err = in.hash(ctx, src, w, buf); err != nil {
+		if it.sum, it.size, err = in.hash(ctx, limited, w, buf); err != nil {
 			return err
 		}
 		if err := w.end(it.size); err != nil {
