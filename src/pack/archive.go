@@ -203,7 +203,7 @@ func (s *tarReader) seek() error {
 		s.pos = frames[i].tar
 	}
 	for s.pos < to {
-		b, err := s.dec.next(int(min(to-s.pos, FrameSize)))
+		b, err := s.dec.Chunk(int(min(to-s.pos, FrameSize)))
 		s.pos += int64(len(b))
 		if err == io.EOF {
 			return malformed("the tar stream ends at byte %d, a file should begin at %d", s.pos, to)

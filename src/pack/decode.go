@@ -139,13 +139,13 @@ func (d *Decoder) Read(p []byte) (int, error) {
 	if d.stream != nil && len(d.out) == 0 {
 		return d.readStream(p)
 	}
-	b, err := d.next(len(p))
+	b, err := d.Chunk(len(p))
 	n := copy(p, b)
 	return n, err
 }
 
-// next gives up to max bytes of content, in memory that is good until the next call.
-func (d *Decoder) next(max int) ([]byte, error) {
+// Chunk gives up to max bytes of content, at least one, in memory that is good until the next call; see [Chunker].
+func (d *Decoder) Chunk(max int) ([]byte, error) {
 	for len(d.out) == 0 {
 		if d.err != nil {
 			return nil, d.err

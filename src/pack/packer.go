@@ -346,17 +346,19 @@ func (s *Stream) read() {
 		n := int(min(FrameSize-c.pos%FrameSize, s.plan.tarSize-c.pos))
 		j := &job{p: s.p, chooser: s.p.bulk, slot: slot, in: s.p.buffer(n), done: make(chan struct{})}
 		j.frame = Frame{Offset: c.pos, Len: n, Level: s.p.pick(s.p.bulk), job: j}
+		var err error // j.err is the job's own once others have it
 		if j.frame.Level == Raw {
 			j.out, j.in = j.in, nil
-			j.frame.Data, j.err = fillRawFrame(j.out, n, c.fill)
-			close(j.done)
-		} else if j.err = c.fill(j.in[:n]); j.err != nil {
+			j.frame.Data, err = fillRawFrame(j.out, n, c.fill)
+		} else {
+			err = c.fill(j.in[:n])
+		}
+		if j.err = err; err != nil || j.frame.Level == Raw {
 			close(j.done)
 		} else {
 			go s.compress(j)
 		}
-		err := j.err // not to be read any more once others have the job
-		s.jobs <- j  // has room for all that there are slots for
+		s.jobs <- j // has room for all that there are slots for
 		if err != nil {
 			return
 		}

@@ -337,7 +337,8 @@ func (v *verifier) payload(res *Verified) (*episode.Run, error) {
 	return run, nil
 }
 
-// file reads one file, which must be the next, and leaves its SHA-256 in v.sum. size, when given, may refuse its size; each gets its bytes.
+// file reads one file, which must be the next, and leaves its SHA-256 in v.sum. size, when given, may refuse its size; each, when given, gets its
+// bytes.
 func (v *verifier) file(path string, size func(int64) error, each func([]byte)) error {
 	n, err := v.header(path)
 	if err != nil {
@@ -490,28 +491,31 @@ func (v *verifier) trailer() error {
 	}
 }
 
+// Chunker may be implemented by a reader that has its bytes in memory, as a [Decoder] has, so that [Verify] need not copy them.
+type Chunker interface {
+	// Chunk gives the next bytes, at least one and at most max, in memory that is good until the next call; or an error,
+	// io.EOF at the end.
+	Chunk(max int) ([]byte, error)
+}
+
 // source gives out the bytes of a reader without copying them where that can be helped.
 type source struct {
-	r   io.Reader
-	dec *Decoder
-	buf []byte
-	cur []byte
-	err error
+	r      io.Reader
+	chunks Chunker
+	buf    []byte
+	cur    []byte
+	err    error
 }
 
 func (s *source) reset(r io.Reader) {
-	dec, _ := r.(*Decoder)
-	*s = source{r: r, dec: dec, buf: s.buf}
+	chunks, _ := r.(Chunker)
+	*s = source{r: r, chunks: chunks, buf: s.buf}
 }
 
 // next gives at least one byte and at most max, in memory that is good until the next call.
 func (s *source) next(max int64) ([]byte, error) {
-	if s.dec != nil {
-		b, err := s.dec.next(int(min(max, FrameSize)))
-		if len(b) > 0 {
-			return b, nil
-		}
-		return nil, err
+	if s.chunks != nil {
+		return s.chunks.Chunk(int(min(max, FrameSize)))
 	}
 	for len(s.cur) == 0 {
 		if s.err != nil {
