@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -100,6 +101,23 @@ func TestPlainCurlUploadsInOnePostAndInThreePieces(t *testing.T) {
 	status, _, body = curl(t, r, h, post...)
 	if status != 200 || checkReceipt(body, ids[0]) != receipt {
 		t.Errorf("POST again: %d %s, want 200 and the same receipt", status, body)
+	}
+
+	// A third one, by two connections at once.
+	third := h.seal(src)
+	packed3, field3 := filepath.Join(h.dir, third+".tar.zst"), announce(t, filepath.Join(h.data, "sealed", third))
+	command(t, program("cis490-episode"), "pack", filepath.Join(h.data, "sealed", third), "--output", packed3)
+	var both sync.WaitGroup
+	var codes [2]int
+	var bodies [2]string
+	for i := range 2 {
+		both.Go(func() {
+			codes[i], _, bodies[i] = curl(t, r, h, "-H", field3, "-H", "Content-Type: application/zstd", "--data-binary", "@"+packed3, url+"/v1/episodes")
+		})
+	}
+	both.Wait()
+	if codes[0]+codes[1] != 200+201 || checkReceipt(bodies[0], third) != checkReceipt(bodies[1], third) || len(r.archives(third)) != 1 {
+		t.Errorf("the same episode by two connections at once: %v %q, want 200 and 201 and one receipt", codes, bodies)
 	}
 
 	// Three PATCHes, each from the offset that the receiver gives.

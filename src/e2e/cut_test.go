@@ -98,10 +98,15 @@ func TestAnEpisodeCutFortyTimesIsStoredOnceForAtMostAFrameMorePerCut(t *testing.
 			bothDied := p.up.Load() - before
 			p.rate.Store(0)
 			eventually(t, 5*time.Minute, h.drained)
+			ours, theirs := h.peak(), r.peak()
 
 			extra := p.up.Load() - before - uncut
 			t.Logf("%s: %d payload bytes; uncut %d bytes through the proxy in %s; cut %d times: %d bytes more, %.0f per cut (%d when the shipper's kills were over, %d when the receiver's were), in %s",
 				v.name, size, uncut, took.Round(time.Millisecond), 2*kills, extra, float64(extra)/(2*kills), shipperDied, bothDied, time.Since(began).Round(time.Millisecond))
+			t.Logf("memory at most: shipper %d MiB, receiver %d MiB", ours>>20, theirs>>20)
+			if most := int64(192 << 20); max(ours, theirs) > most {
+				t.Errorf("the shipper took %d bytes of memory and the receiver %d; %d are enough for an episode of any size", ours, theirs, most)
+			}
 			if most := int64(2*kills) * (frame + perCut); extra > most {
 				t.Errorf("%d bytes more than without cuts; at most %d are allowed for %d cuts", extra, most, 2*kills)
 			}

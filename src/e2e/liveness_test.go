@@ -1,18 +1,11 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
-
-	"github.com/hanwen/go-fuse/v2/fs"
-	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"cis490/src/code"
 	"cis490/src/episode"
@@ -177,134 +170,9 @@ func TestAStalledUploadIsCutAndGoesOnAndTheWatchdogIsFed(t *testing.T) {
 	storedOnce(t, r, h, id)
 }
 
-// hangingFS is a directory seen through FUSE whose reads of one file hang while it says so.
-type hangingFS struct {
-	mu   sync.Mutex
-	name string        // reads of files of this name hang
-	wait chan struct{} // until it is closed
-	held int           // reads that hang
-}
-
-func (f *hangingFS) hang(name string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.name, f.wait = name, make(chan struct{})
-}
-
-func (f *hangingFS) release() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.wait != nil {
-		close(f.wait)
-	}
-	f.name, f.wait = "", nil
-}
-
-func (f *hangingFS) holding() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.held
-}
-
-func (f *hangingFS) read(ctx context.Context, name string) syscall.Errno {
-	f.mu.Lock()
-	wait := f.wait
-	if name != f.name || wait == nil {
-		f.mu.Unlock()
-		return 0
-	}
-	f.held++
-	f.mu.Unlock()
-	defer func() {
-		f.mu.Lock()
-		f.held--
-		f.mu.Unlock()
-	}()
-	select {
-	case <-wait:
-		return 0
-	case <-ctx.Done(): // the reader was killed
-		return syscall.EINTR
-	}
-}
-
-type hangingNode struct {
-	fs.LoopbackNode
-	f *hangingFS
-}
-
-type hangingFile struct {
-	*fs.LoopbackFile
-	f    *hangingFS
-	name string
-}
-
-// PassthroughFd says that the kernel must come to us for each read, instead of going around to the file below.
-func (f *hangingFile) PassthroughFd() (int, bool) { return 0, false }
-
-func (f *hangingFile) Read(ctx context.Context, b []byte, off int64) (fuse.ReadResult, syscall.Errno) {
-	if e := f.f.read(ctx, f.name); e != 0 {
-		return nil, e
-	}
-	return f.LoopbackFile.Read(ctx, b, off)
-}
-
-func (n *hangingNode) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
-	h, fl, e := n.LoopbackNode.Open(ctx, flags)
-	if lf, ok := h.(*fs.LoopbackFile); ok && e == 0 {
-		h = &hangingFile{lf, n.f, filepath.Base(n.Path(n.Root()))}
-	}
-	return h, fl | fuse.FOPEN_DIRECT_IO, e
-}
-
-func (n *hangingNode) Create(ctx context.Context, name string, flags, mode uint32, out *fuse.EntryOut) (*fs.Inode, fs.FileHandle, uint32, syscall.Errno) {
-	i, h, fl, e := n.LoopbackNode.Create(ctx, name, flags, mode, out)
-	if lf, ok := h.(*fs.LoopbackFile); ok && e == 0 {
-		h = &hangingFile{lf, n.f, name}
-	}
-	return i, h, fl, e
-}
-
-func mountHanging(t *testing.T) (*hangingFS, string) {
-	t.Helper()
-	if _, err := os.Stat("/dev/fuse"); err != nil || os.Getuid() != 0 {
-		t.Skip("mounting by FUSE takes root and /dev/fuse")
-	}
-	dir := tempDir(t)
-	below, at := filepath.Join(dir, "below"), filepath.Join(dir, "disk")
-	for _, d := range []string{below, at} {
-		if err := os.Mkdir(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	var st syscall.Stat_t
-	if err := syscall.Stat(below, &st); err != nil {
-		t.Fatal(err)
-	}
-	f := &hangingFS{}
-	root := &fs.LoopbackRoot{Path: below, Dev: st.Dev}
-	root.NewNode = func(r *fs.LoopbackRoot, _ *fs.Inode, _ string, _ *syscall.Stat_t) fs.InodeEmbedder {
-		return &hangingNode{fs.LoopbackNode{RootData: r}, f}
-	}
-	root.RootNode = root.NewNode(root, nil, "", &st)
-	none := time.Duration(0)
-	srv, err := fs.Mount(at, root.RootNode, &fs.Options{AttrTimeout: &none, EntryTimeout: &none,
-		MountOptions: fuse.MountOptions{DirectMountStrict: true, FsName: "hanging", Options: []string{"default_permissions"}, DisableXAttrs: true}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		f.release()
-		if err := srv.Unmount(); err != nil {
-			t.Errorf("unmount: %v", err)
-		}
-	})
-	return f, filepath.Join(at, "data")
-}
-
 func TestAWorkerHungOnADiskIsNamedAndWithholdsTheWatchdogUntilItMoves(t *testing.T) {
 	t.Parallel()
-	disk, data := mountHanging(t)
+	disk, data := mountFaulty(t)
 	r := newReceiver(t, `limits.stall_timeout = "2s"`) // when it gives up on a body that does not come
 	p := newProxy(t, r.addr)
 	h := newHostIn(t, tempDir(t), data, "lab-01", p.url(), r.ca(),
@@ -319,7 +187,7 @@ func TestAWorkerHungOnADiskIsNamedAndWithholdsTheWatchdogUntilItMoves(t *testing
 	src := filepath.Join(tempDir(t), "run")
 	noise(t, filepath.Join(src, "before.bin"), 2<<20)
 	noise(t, filepath.Join(src, "hangs.bin"), 2<<20)
-	disk.hang("hangs.bin")
+	disk.fail("hangs.bin", 0)
 	command(t, program("cis490-episode"), "seal", src, "--into", h.data, "--host", h.name)
 	eventually(t, 20*time.Second, func() string {
 		if disk.holding() == 0 {
@@ -345,7 +213,7 @@ func TestAWorkerHungOnADiskIsNamedAndWithholdsTheWatchdogUntilItMoves(t *testing
 	if !h.alive() {
 		t.Fatal("the shipper ended by itself")
 	}
-	disk.release()
+	disk.heal()
 	released := time.Now()
 	eventually(t, 20*time.Second, func() string {
 		if h.notify.count("WATCHDOG=1", released) == 0 {

@@ -88,6 +88,17 @@ func (p *process) alive() bool {
 	}
 }
 
+// peak is the most memory that it has had, in bytes (proc_pid_status(5), VmHWM).
+func (p *process) peak() (n int64) {
+	p.t.Helper()
+	for line := range strings.Lines(readFile(p.t, fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))) {
+		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			fmt.Sscan(rest, &n)
+		}
+	}
+	return n << 10
+}
+
 func (p *process) output() string {
 	b, err := os.ReadFile(p.log)
 	if err != nil {

@@ -2,9 +2,12 @@ package e2e
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -71,10 +74,7 @@ func TestAStopLetsAnUploadThatSoonEndsEnd(t *testing.T) {
 func TestAReceiverRestartedInMidQueueLosesAndDoublesNothing(t *testing.T) {
 	t.Parallel()
 	r, _, h := pair(t)
-	var ids []string
-	for range 10 {
-		ids = append(ids, h.make(make([]episode.Spec, 60)...)...)
-	}
+	ids := h.make(make([]episode.Spec, 600)...)
 	h.start()
 	for i := range 4 {
 		at := (i + 1) * 60
@@ -114,10 +114,7 @@ func TestAReceiverRestartedInMidQueueLosesAndDoublesNothing(t *testing.T) {
 func TestAShipperKilledInMidQueueLosesAndDoublesNothing(t *testing.T) {
 	t.Parallel()
 	r, _, h := pair(t)
-	var ids []string
-	for range 10 {
-		ids = append(ids, h.make(make([]episode.Spec, 60)...)...)
-	}
+	ids := h.make(make([]episode.Spec, 600)...)
 	h.start()
 	for i := range 4 {
 		at := (i + 1) * 100
@@ -222,4 +219,148 @@ func TestANewEpisodeLeavesAtOnceThoughTheScanIsSlow(t *testing.T) {
 		return ""
 	})
 	t.Logf("sealed and stored %s after the command began", time.Since(began).Round(time.Millisecond))
+}
+
+func TestASlowHostHoldsUpNobodyElse(t *testing.T) {
+	t.Parallel()
+	r := newReceiver(t, "limits.uploads = 12", "limits.uploads_per_host = 8")
+	p := newProxy(t, r.addr)
+	slow := newHost(t, "lab-01", p.url(), r.ca(), `shipper.stall_timeout = "20s"`)
+	quick := newHost(t, "lab-02", "https://"+r.addr, r.ca())
+	r.allow(slow, quick)
+	r.start()
+	src := filepath.Join(tempDir(t), "run")
+	noise(t, filepath.Join(src, "capture.bin"), 2<<20)
+	for range 10 {
+		slow.seal(src)
+	}
+	p.rate.Store(32 << 10)
+	slow.start()
+	eventually(t, 20*time.Second, func() string {
+		if p.open.Load() < 8 || p.up.Load() < 100<<10 {
+			return fmt.Sprintf("%d connections, %d bytes", p.open.Load(), p.up.Load())
+		}
+		return ""
+	})
+	quick.make(make([]episode.Spec, 100)...)
+	quick.seal(src)
+	began := time.Now()
+	quick.start()
+	eventually(t, 20*time.Second, quick.drained)
+	t.Logf("101 episodes in %s beside a host whose 8 uploads trickle", time.Since(began).Round(time.Millisecond))
+	if n := len(slow.sealed()); n != 10 {
+		t.Errorf("%d wait at the slow host, want all 10: it was not slow", n)
+	}
+	p.pass()
+	eventually(t, 60*time.Second, slow.drained)
+	if msg := slow.nothingQuarantined(); msg != "" {
+		t.Error(msg)
+	}
+}
+
+func TestAReloadTakesTheNewConfigurationAndKeepsTheOldOneWhenItIsBad(t *testing.T) {
+	for _, who := range []string{"shipper", "receiver"} {
+		t.Run(who, func(t *testing.T) {
+			t.Parallel()
+			r := newReceiver(t, `window.not_before = "2025-01-01T00:00:00Z"`)
+			h := newHost(t, "lab-01", "https://"+r.addr, r.ca(), `shipper.scan_interval = "200ms"`)
+			r.allow(h)
+			n := newNotifySocket(t, 0)
+			var p *process
+			var file string
+			if who == "shipper" {
+				h.notify = n
+				r.start()
+				h.start()
+				p, file = h.process, h.config
+			} else {
+				r.notify = n
+				r.start()
+				p, file = r.process, r.config
+			}
+			ready := func(times int) func() string {
+				return func() string {
+					if k := n.count("READY=1", time.Time{}); k < times {
+						if !p.alive() {
+							t.Fatalf("it ended:\n%s", p.tail(20))
+						}
+						return fmt.Sprintf("READY=1 came %d times, want %d", k, times)
+					}
+					return ""
+				}
+			}
+			eventually(t, 10*time.Second, ready(1))
+			good := readFile(t, file)
+			writeFile(t, file, []byte(good+"\nno such thing\n"))
+			for i := range 2 {
+				if i == 1 {
+					writeFile(t, file, []byte(good))
+				}
+				if err := p.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+					t.Fatal(err)
+				}
+				eventually(t, 10*time.Second, ready(i+2))
+				if k := n.count("RELOADING=1", time.Time{}); k != i+1 {
+					t.Errorf("RELOADING=1 came %d times, want %d", k, i+1)
+				}
+			}
+			if !strings.Contains(p.output(), "no such thing") && !strings.Contains(p.output(), filepath.Base(file)) {
+				t.Errorf("the log does not say what is wrong with the new configuration:\n%s", p.tail(20))
+			}
+			if status := p.stop(20 * time.Second); status != 0 {
+				t.Errorf("exit status %d", status)
+			}
+		})
+	}
+}
+
+func TestPushWaitEndsWhenAllIsAcknowledgedAndOneShipperAtATimeRuns(t *testing.T) {
+	t.Parallel()
+	r, _, h := pair(t)
+	ids := h.make(make([]episode.Spec, 50)...)
+	h.start()
+	eventually(t, 10*time.Second, func() string {
+		if !h.state().Queue.Scanned {
+			return "no scan yet"
+		}
+		return ""
+	})
+	h.cli("push", "--wait")
+	if why := h.drained(); why != "" {
+		t.Errorf("push --wait has ended, and there are %s", why)
+	}
+	if got := listed(r); len(got) != len(ids) {
+		t.Errorf("%d are stored, want %d", len(got), len(ids))
+	}
+	_, stderr, status := try(t, program("cis490-shipper"), "run", "--config", h.config)
+	if status != 1 || !strings.Contains(stderr, "another shipper") {
+		t.Errorf("a second shipper ended with status %d: %s", status, stderr)
+	}
+	if !h.alive() {
+		t.Error("the first one has ended")
+	}
+}
+
+func TestACatalogueThatIsLostIsRebuiltFromTheStore(t *testing.T) {
+	t.Parallel()
+	r, _, h := pair(t)
+	h.make(make([]episode.Spec, 50)...)
+	h.start()
+	eventually(t, 20*time.Second, h.drained)
+	before := r.cli("episodes", "list", "--json")
+	r.stop(20 * time.Second)
+	found, err := filepath.Glob(filepath.Join(r.state, "catalogue*"))
+	if err != nil || len(found) == 0 {
+		t.Fatalf("no catalogue in %s: %v", r.state, err)
+	}
+	for _, f := range found {
+		if err := os.RemoveAll(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.start()
+	r.cli("reindex")
+	if after := r.cli("episodes", "list", "--json"); after != before {
+		t.Errorf("the catalogue has changed:\n%s\nwas\n%s", after, before)
+	}
 }
