@@ -22,6 +22,7 @@ func formatCrate(r *Run, organization string, sealed time.Time, files []crateFil
 		workload = "#workload"
 		host     = "#host"
 		action   = "#run"
+		license  = "#license"
 		profile  = "https://w3id.org/ro/wfrun/process/0.5"
 	)
 	stamp := func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
@@ -56,7 +57,7 @@ func formatCrate(r *Run, organization string, sealed time.Time, files []crateFil
 		"description":   orElse(r.Description, "What "+r.Workload+" left on "+r.Host+" between "+stamp(r.Started.Realtime)+" and "+stamp(r.Ended.Realtime)+"."),
 		"identifier":    "urn:uuid:" + r.ID.String(),
 		"datePublished": stamp(sealed),
-		"license":       "Not stated. Ask " + orElse(organization, "whoever keeps "+r.Host) + ".",
+		"license":       id(license),
 		"conformsTo":    id(profile),
 		"hasPart":       parts,
 		"mentions":      id(action),
@@ -89,6 +90,10 @@ func formatCrate(r *Run, organization string, sealed time.Time, files []crateFil
 		run,
 		map[string]any{"@id": workload, "@type": "SoftwareApplication", "name": r.Workload},
 		map[string]any{"@id": host, "@type": "Place", "name": r.Host},
+		map[string]any{
+			"@id": license, "@type": "CreativeWork", "name": "No license stated",
+			"description": "Nothing was said about what may be done with this data. Ask " + orElse(organization, "whoever keeps "+r.Host) + ".",
+		},
 	}
 	if organization != "" {
 		const org = "#organization"
