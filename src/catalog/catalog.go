@@ -125,7 +125,15 @@ func Open(path string) (*Catalog, error) {
 }
 
 func (c *Catalog) open() (err error) {
+	// As every distribution's SQLite does: a commit overwrites its log in
+	// place, and needs no commit of the file system's journal besides.
+	if _, err := sqlite.Fdatasync(true); err != nil && !errors.Is(err, sqlite.ErrFdatasyncUnavailable) {
+		return err
+	}
 	if c.write, err = connect(c.path, 1, false); err != nil {
+		return err
+	}
+	if err := keepLog(c.write); err != nil {
 		return err
 	}
 	var app, version, objects int64
@@ -214,6 +222,24 @@ func connect(path string, conns int, readOnly bool) (*sql.DB, error) {
 	db.SetMaxOpenConns(conns)
 	db.SetMaxIdleConns(conns)
 	return db, nil
+}
+
+// keepLog has the log's files stay when the catalogue is closed: on a full
+// disk they could not be made again, and it could not even be read.
+func keepLog(db *sql.DB) error {
+	conn, err := db.Conn(context.Background())
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return conn.Raw(func(c any) error {
+		fc, ok := c.(sqlite.FileControl)
+		if !ok {
+			return fmt.Errorf("the SQLite driver's %T is no sqlite.FileControl", c)
+		}
+		_, err := fc.FileControlPersistWAL("main", 1)
+		return err
+	})
 }
 
 // Close closes the catalogue.

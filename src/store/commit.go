@@ -70,7 +70,14 @@ func (s *Store) Commit(ctx context.Context, it Item) (wire.Receipt, code.Code, e
 		return wire.Receipt{}, "", err
 	}
 	defer release()
-	if r, found, err := s.find(ctx, f.Host, f.ID, f.Started); err != nil {
+	w := s.opt.Worker("store episode " + f.ID.String())
+	defer w.Done()
+	w.Within(s.opt.Within)
+	r, found, err := s.catalogued(ctx, f.Host, f.ID)
+	if err == nil && !found {
+		r, found, err = s.findInPlace(ctx, f.Host, f.ID, f.Started)
+	}
+	if err != nil {
 		return wire.Receipt{}, "", err
 	} else if found && r.BagDigest == f.Digest {
 		return r, code.AlreadyStored, nil
@@ -83,10 +90,11 @@ func (s *Store) Commit(ctx context.Context, it Item) (wire.Receipt, code.Code, e
 		Episode: f.ID, Host: f.Host, BagDigest: f.Digest, StoredAt: s.opt.Now().UTC().Truncate(time.Microsecond),
 		ReceiverVersion: s.opt.ReceiverVersion, WindowID: it.WindowID,
 	}}
-	if err := s.prepare(e); err != nil {
+	if err := s.prepare(e, w); err != nil {
 		s.discard(e)
 		return wire.Receipt{}, "", coded(err, "store episode %s", f.ID)
 	}
+	w.Idle() // from here on it is the flusher's to report
 	if !s.group.join(e) {
 		s.discard(e)
 		return wire.Receipt{}, "", code.Wrap(code.ReceiverBusy, ErrClosed, "store episode %s", f.ID)
@@ -136,7 +144,7 @@ type entry struct {
 
 // prepare writes the entry's files under temporary names, as far as many
 // callers can do it at once; they are flushed later, with those of others.
-func (s *Store) prepare(e *entry) error {
+func (s *Store) prepare(e *entry, w Worker) error {
 	table, err := seekTable(e.Frames)
 	if err != nil {
 		return err
@@ -154,7 +162,7 @@ func (s *Store) prepare(e *entry) error {
 			return fmt.Errorf("write the archive: %w", err)
 		}
 		e.Archive = nil
-	} else if err := s.prepareFile(e, table); err != nil {
+	} else if err := s.prepareFile(e, table, w); err != nil {
 		return err
 	}
 	sidecar, err := encodeSidecar(e, len(table) > 0)
@@ -174,10 +182,7 @@ func (s *Store) prepare(e *entry) error {
 // be gigabytes: nobody else is to wait for them. Before the file is touched an
 // intent of its own says how long it was, so that an upload that a crash
 // interrupts here is whole again afterwards, without the seek table.
-func (s *Store) prepareFile(e *entry, table []byte) error {
-	w := s.opt.Worker("store archive " + e.Facts.ID.String())
-	defer w.Done()
-	w.Within(s.opt.Within)
+func (s *Store) prepareFile(e *entry, table []byte, w Worker) error {
 	fd := -1
 	err := eintr(func() (err error) {
 		fd, err = unix.Openat(s.incoming, e.ArchiveFile, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)

@@ -223,7 +223,7 @@ func TestFailedFlushTaints(t *testing.T) {
 	it := item("h1", start, 100)
 	e := &entry{Item: it, done: make(chan struct{}), failures: s.failures.Load(), archive: -1, sidecar: -1}
 	e.row = catalog.Row{Facts: it.Facts}
-	if err := s.prepare(e); err != nil {
+	if err := s.prepare(e, noWorker{}); err != nil {
 		t.Fatal(err)
 	}
 	s.failures.Add(1)
@@ -407,6 +407,65 @@ func TestDiskFull(t *testing.T) {
 	}
 	if n := checkWhole(t, s); n != len(acked) {
 		t.Errorf("%d stored, %d acknowledged", n, len(acked))
+	}
+}
+
+// TestDiskFullAtStart: the disk is full when a store is opened whose last
+// commit didn't get into the catalogue.
+func TestDiskFullAtStart(t *testing.T) {
+	mnt := t.TempDir()
+	if err := unix.Mount("tmpfs", mnt, "tmpfs", 0, "size=3m"); err != nil {
+		t.Skip("can't mount a small file system: ", err)
+	}
+	defer func() {
+		if err := unix.Unmount(mnt, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	}()
+	ctx := context.Background()
+	dir := filepath.Join(mnt, "store")
+	s := openStore(t, dir, systemCalls())
+	it := item("h1", start, 1000)
+	r := mustCommit(t, s, it, code.Stored)
+	if err := s.catchUp(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.cat.Load().Remove(ctx, it.Facts.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	in, err := intent{Items: []intentItem{{Host: "h1", Episode: it.Facts.ID, Day: day("h1", start)}}}.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := filepath.Join(dir, incomingName, commitName, intentPrefix+"3")
+	if err := os.WriteFile(left, in, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ballast := filepath.Join(mnt, "ballast")
+	if err := os.WriteFile(ballast, make([]byte, 4<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
+		t.Fatal(err)
+	}
+	s = openStore(t, dir, systemCalls())
+	defer s.Close()
+	if got, found, err := s.Find(ctx, "h1", it.Facts.ID, start); got != r || !found || err != nil {
+		t.Errorf("Find on a full disk: %+v %v %v", got, found, err)
+	}
+	_, _, err = s.Commit(ctx, item("h1", start, 10))
+	wantCode(t, err, code.ReceiverFull)
+	if _, err := os.Stat(left); err != nil {
+		t.Errorf("the intent is gone before what it says is in the catalogue: %v", err)
+	}
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		mustCommit(t, s, item("h1", start, 10), code.Stored)
+	}
+	if n := checkWhole(t, s); n != 6 {
+		t.Errorf("%d stored, want 6", n)
 	}
 }
 

@@ -60,6 +60,15 @@ func (u *unindexed) hand(b batch) {
 	u.queue <- batch{entries: rows, slot: b.slot}
 }
 
+// setLate is for what an earlier process has stored and not indexed.
+func (u *unindexed) setLate(rows []catalog.Row) {
+	u.late = rows
+	for _, r := range rows {
+		u.rows[r.Facts.ID] = r
+	}
+	u.behind.Store(true)
+}
+
 func (u *unindexed) lookup(id episode.ID) (catalog.Row, bool) {
 	u.mu.RLock()
 	defer u.mu.RUnlock()

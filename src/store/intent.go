@@ -246,7 +246,12 @@ func (s *Store) recover(ctx context.Context, sound bool) error {
 			}
 		}
 	}
-	if err := s.cat.Load().Insert(ctx, rows); err != nil {
+	keep := false
+	if err := s.cat.Load().Insert(ctx, rows); catalog.IsFull(err) {
+		// A full disk must not keep the receiver from saying that it is full.
+		s.unindexed.setLate(rows)
+		keep = true
+	} else if err != nil {
 		return err
 	}
 	if len(names) == 0 {
@@ -256,6 +261,12 @@ func (s *Store) recover(ctx context.Context, sound bool) error {
 		return err
 	}
 	for _, name := range names {
+		if n, is := strings.CutPrefix(name, intentPrefix); is && keep {
+			if n, err := strconv.Atoi(n); err == nil {
+				s.slots.next = max(s.slots.next, n)
+			}
+			continue
+		}
 		if err := unix.Unlinkat(s.commit, name, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 			return &fs.PathError{Op: "remove", Path: name, Err: err}
 		}

@@ -286,10 +286,14 @@ func (s *Store) Find(ctx context.Context, host string, id episode.ID, started ti
 	if err := s.ready(); err != nil {
 		return wire.Receipt{}, false, err
 	}
+	w := s.opt.Worker("look for episode " + id.String())
+	defer w.Done()
+	w.Within(s.opt.Within)
 	r, found, err := s.catalogued(ctx, host, id)
 	if found || err != nil {
 		return r, found, err
 	}
+	w.Idle() // what another commit waits for is that one's to report
 	// The catalogue may have lost it. The episode's files say nothing while it
 	// is being committed: their names may not be on the disk yet.
 	release, err := s.holds.hold(ctx, id)
@@ -297,15 +301,15 @@ func (s *Store) Find(ctx context.Context, host string, id episode.ID, started ti
 		return wire.Receipt{}, false, err
 	}
 	defer release()
-	return s.find(ctx, host, id, started)
+	w.Within(s.opt.Within)
+	if row, found := s.unindexed.lookup(id); found {
+		return row.Receipt, true, nil
+	}
+	return s.findInPlace(ctx, host, id, started)
 }
 
-// find is Find for who holds id.
-func (s *Store) find(ctx context.Context, host string, id episode.ID, started time.Time) (wire.Receipt, bool, error) {
-	r, found, err := s.catalogued(ctx, host, id)
-	if found || err != nil {
-		return r, found, err
-	}
+// findInPlace is for who holds an episode that the catalogue didn't list.
+func (s *Store) findInPlace(ctx context.Context, host string, id episode.ID, started time.Time) (wire.Receipt, bool, error) {
 	if d, is := s.holds.suspect(id); is {
 		if err := s.undo(d, id); err != nil {
 			return wire.Receipt{}, false, coded(err, "undo an earlier attempt to store episode %s", id)
@@ -315,6 +319,10 @@ func (s *Store) find(ctx context.Context, host string, id episode.ID, started ti
 	row, found, err := s.inPlace(host, id, started)
 	if !found || err != nil {
 		return wire.Receipt{}, false, err
+	}
+	// It may have got there between the caller's look into the catalogue and the hold.
+	if r, found, err := s.catalogued(ctx, host, id); found || err != nil {
+		return r, found, err
 	}
 	// Were its names not on the disk, the receipt would not be worth much.
 	if err := s.syncDay(day(host, started)); err != nil {

@@ -308,6 +308,30 @@ func TestArchiveFile(t *testing.T) {
 	checkWhole(t, s)
 }
 
+// TestLargeArchiveFile goes through the flush by portions, with the descriptor
+// of who wrote the file.
+func TestLargeArchiveFile(t *testing.T) {
+	s := openStore(t, t.TempDir(), systemCalls())
+	const size = 70 << 20
+	f, err := os.Create(filepath.Join(s.IncomingDir(), "upload"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, at := range []int64{0, size / 2, size - 8} { // mostly a hole
+		if _, err := f.WriteAt([]byte("12345678"), at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	it := item("h1", start, 1)
+	it.Archive, it.ArchiveFile, it.ArchiveFD, it.Frames = nil, "upload", f, oneFrame(size)
+	r := mustCommit(t, s, it, code.Stored)
+	if r.ArchiveSize <= size {
+		t.Errorf("archive size %d: no seek table", r.ArchiveSize)
+	}
+	checkWhole(t, s)
+}
+
 func TestSameEpisodeAtOnce(t *testing.T) {
 	s := openStore(t, t.TempDir(), systemCalls())
 	for round := range 20 {
