@@ -148,7 +148,7 @@ func ScanFiles(r io.Reader) iter.Seq2[FileMeta, error] {
 // ParseFiles reads a whole files.jsonl.
 func ParseFiles(b []byte) ([]FileMeta, error) {
 	files := make([]FileMeta, 0, bytes.Count(b, []byte("\n")))
-	for f, err := range ScanFiles(bytes.NewReader(b)) {
+	for f, err := range ScanFiles(memory{text: b}) {
 		if err != nil {
 			return nil, err
 		}

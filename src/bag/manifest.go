@@ -223,7 +223,7 @@ func (s *ManifestScanner) Err() error { return s.err }
 // entries may be kept.
 func ScanManifest(b []byte, alg Algorithm) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
-		s := NewManifestScanner(bytes.NewReader(b), alg, Payload)
+		s := NewManifestScanner(memory{text: b}, alg, Payload)
 		for s.Scan() {
 			if !yield(Entry{Path: string(s.Path()), Sum: bytes.Clone(s.Sum())}, nil) {
 				return
@@ -245,7 +245,7 @@ func parseManifest(b []byte, alg Algorithm, kind Kind) ([]Entry, error) {
 	n := bytes.Count(b, []byte("\n"))
 	entries := make([]Entry, 0, n)
 	sums := make([]byte, 0, n*alg.Size())
-	s := NewManifestScanner(bytes.NewReader(b), alg, kind)
+	s := NewManifestScanner(memory{text: b}, alg, kind)
 	for s.Scan() {
 		at := len(sums)
 		sums = append(sums, s.Sum()...)

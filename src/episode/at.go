@@ -25,7 +25,7 @@ func stepInto(fd int, name string, make bool) (int, error) {
 			continue
 		}
 		if make {
-			if err := unix.Mkdirat(at, elem, 0o755); err != nil && err != unix.EEXIST {
+			if err := unix.Mkdirat(at, elem, 0o777); err != nil && err != unix.EEXIST {
 				unix.Close(at)
 				return -1, err
 			}
@@ -82,9 +82,9 @@ func renameNoReplace(olddir int, old string, newdir int, new string) error {
 
 // createAt makes a new file below root for writing.
 func createAt(root *os.File, name string, exec bool) (*os.File, error) {
-	perm := uint32(0o644)
+	perm := uint32(0o666) // the umask decides
 	if exec {
-		perm = 0o755
+		perm = 0o777
 	}
 	for {
 		fd, err := unix.Openat(int(root.Fd()), name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, perm)
@@ -99,7 +99,7 @@ func createAt(root *os.File, name string, exec bool) (*os.File, error) {
 }
 
 func mkdirAt(root *os.File, name string) error {
-	if err := unix.Mkdirat(int(root.Fd()), name, 0o755); err != nil {
+	if err := unix.Mkdirat(int(root.Fd()), name, 0o777); err != nil {
 		return &fs.PathError{Op: "mkdir", Path: root.Name() + "/" + name, Err: err}
 	}
 	return nil

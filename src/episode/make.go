@@ -31,7 +31,7 @@ type File struct {
 // Make makes sealed episodes from memory in dataDir, any number at the price of one flush of the file system. It returns when all are
 // under sealed/ and durable. After an error those that were not yet sealed are gone; the others are returned.
 func Make(ctx context.Context, dataDir string, specs ...Spec) (_ []Sealed, err error) {
-	if err := durable.MkdirAll(filepath.Join(dataDir, openDir), 0o755); err != nil {
+	if err := durable.MkdirAll(filepath.Join(dataDir, openDir), 0o777); err != nil {
 		return nil, err
 	}
 	all, err := newFlusher(filepath.Join(dataDir, openDir))

@@ -5,9 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"slices"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -105,12 +106,12 @@ func ParseRun(b []byte) (*Run, error) {
 	if !utf8.Valid(b) {
 		return nil, errors.New("run.json is not valid UTF-8")
 	}
-	if err := checkMembers(b); err != nil {
-		return nil, fmt.Errorf("run.json: %w", err)
-	}
 	r := new(Run)
 	if err := json.Unmarshal(b, r); err != nil {
 		return nil, fmt.Errorf("run.json: %w", err)
+	}
+	if name, twice := repeatedMember(b); twice {
+		return nil, fmt.Errorf("run.json: member %.80q is there twice", name)
 	}
 	if err := r.Check(); err != nil {
 		return nil, fmt.Errorf("run.json: %w", err)
@@ -118,49 +119,72 @@ func ParseRun(b []byte) (*Run, error) {
 	return r, nil
 }
 
-// checkMembers refuses an object that has the same member twice, on any level. encoding/json takes member names without regard to case,
-// so names that differ only in it count as the same.
-func checkMembers(b []byte) error {
-	type level struct {
-		seen map[string]bool // nil in an array
-		key  bool            // the next token is a member's name
-	}
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.UseNumber()
-	var stack []level
-	for {
-		tok, err := dec.Token()
-		if err == io.EOF {
-			return nil // json.Unmarshal judges what the tokens make up
-		}
-		if err != nil {
-			return err
-		}
-		var top *level
-		if len(stack) > 0 {
-			top = &stack[len(stack)-1]
-		}
-		if name, ok := tok.(string); ok && top != nil && top.seen != nil && top.key {
-			if fold := strings.ToLower(name); top.seen[fold] {
-				return fmt.Errorf("member %.80q is there twice", name)
-			} else {
-				top.seen[fold] = true
+// repeatedMember finds an object that has the same member twice, on any level of the valid JSON text b. encoding/json takes members
+// without regard to case, so names that differ only in it count as the same.
+func repeatedMember(b []byte) (name string, twice bool) {
+	var names []string // of all objects that are open
+	var open []int     // where in names those of each begin; -1 for an array
+	key := false       // the next string is a member's name
+	for i := 0; i < len(b); i++ {
+		switch b[i] {
+		case '{':
+			open, key = append(open, len(names)), true
+		case '[':
+			open, key = append(open, -1), false
+		case ',':
+			key = open[len(open)-1] >= 0
+		case '}':
+			at := open[len(open)-1]
+			if name, twice := repeated(names[at:]); twice {
+				return name, true
 			}
-			top.key = false
-			continue
-		}
-		if top != nil {
-			top.key = true
-		}
-		switch tok {
-		case json.Delim('{'):
-			stack = append(stack, level{seen: map[string]bool{}, key: true})
-		case json.Delim('['):
-			stack = append(stack, level{})
-		case json.Delim('}'), json.Delim(']'):
-			stack = stack[:len(stack)-1]
+			names, open = names[:at], open[:len(open)-1]
+		case ']':
+			open = open[:len(open)-1]
+		case '"':
+			end := i + 1
+			for ; b[end] != '"'; end++ {
+				if b[end] == '\\' {
+					end++
+				}
+			}
+			if key {
+				names, key = append(names, foldName(b[i:end+1])), false
+			}
+			i = end
 		}
 	}
+	return "", false
+}
+
+func repeated(names []string) (string, bool) {
+	slices.Sort(names)
+	for i := 1; i < len(names); i++ {
+		if names[i] == names[i-1] {
+			return names[i], true
+		}
+	}
+	return "", false
+}
+
+// foldName gives names that differ only in case, as encoding/json sees it, one form.
+func foldName(quoted []byte) string {
+	s := string(quoted[1 : len(quoted)-1])
+	if bytes.IndexByte(quoted, '\\') >= 0 {
+		if err := json.Unmarshal(quoted, &s); err != nil {
+			return s // it is valid, or it would not have come here
+		}
+	}
+	return strings.Map(func(r rune) rune {
+		if r < utf8.RuneSelf && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') {
+			return r
+		}
+		least := r
+		for f := unicode.SimpleFold(r); f != r; f = unicode.SimpleFold(f) {
+			least = min(least, f)
+		}
+		return least
+	}, s)
 }
 
 // Check says what makes r no run.json of schema 1.

@@ -83,6 +83,8 @@ func TestParseRunRefuses(t *testing.T) {
 		"before 1970":        swap("2026-07-01T12:00:00", "1965-07-01T12:00:00"),
 		"id twice":           swap(`"id":`, `"id": "f47ac10b-58cc-4372-a567-0e02b2c3d479", "id":`),
 		"id in another case": swap(`"id":`, `"ID": "f47ac10b-58cc-4372-a567-0e02b2c3d479", "id":`),
+		"id by long s":       swap(`"host":`, `"ho\u017ft": "lab-2", "host":`),
+		"id escaped":         swap(`"host":`, `"h\u006fst": "lab-2", "host":`),
 		"twice deep down":    swap(`"status":`, `"status": 0, "status":`),
 		"twice in an array":  swap(`"schema"`, `"x": [1, {"a": 1, "b": {}, "a": 2}], "schema"`),
 		"wrong type":         swap(`"argv": [`, `"argv": 1, "args": [`),

@@ -77,7 +77,7 @@ func SealDir(ctx context.Context, src, dataDir string, opt SealOptions) (_ Seale
 	if err := run.Check(); err != nil { // before the work, not after
 		return Sealed{}, err
 	}
-	if err := durable.MkdirAll(filepath.Join(dataDir, openDir), 0o755); err != nil {
+	if err := durable.MkdirAll(filepath.Join(dataDir, openDir), 0o777); err != nil {
 		return Sealed{}, err
 	}
 
@@ -283,7 +283,7 @@ func (in *intake) giveBack(src string) error {
 			continue
 		}
 		if out == nil {
-			if err := os.Mkdir(src, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			if err := os.Mkdir(src, 0o777); err != nil && !errors.Is(err, os.ErrExist) {
 				return err
 			}
 			var err error

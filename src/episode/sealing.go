@@ -73,7 +73,7 @@ type sealing struct {
 // begin makes open/<id>, and its marker first when there is one to make.
 func begin(dataDir string, id ID, fl *flusher, m *marker) (_ *sealing, err error) {
 	for _, d := range []string{openDir, sealedDir} {
-		if err := durable.MkdirAll(filepath.Join(dataDir, d), 0o755); err != nil {
+		if err := durable.MkdirAll(filepath.Join(dataDir, d), 0o777); err != nil {
 			return nil, err
 		}
 	}
@@ -86,7 +86,7 @@ func begin(dataDir string, id ID, fl *flusher, m *marker) (_ *sealing, err error
 			return nil, err
 		}
 	}
-	if err := os.Mkdir(s.dir, 0o755); err != nil {
+	if err := os.Mkdir(s.dir, 0o777); err != nil {
 		s.dropMarker()
 		return nil, err
 	}
@@ -112,7 +112,7 @@ func makeMarker(path string, m *marker) (_ *os.File, err error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
 		return nil, err
 	}
