@@ -83,15 +83,16 @@ type verifier struct {
 	sink sink           // nil: none
 	id   string         // the directory of every name; "" until the first header of a stream of which nothing is known
 
-	block  [blockSize]byte
-	ext    []byte    // extended header
-	name   [256]byte // memory of a name in two parts
-	h      hash.Hash
-	sum    [sha256.Size]byte
-	tagged int64 // bytes in tag files so far
-	digest bag.Digest
-	info   bag.Info
-	list   text // the manifest
+	block   [blockSize]byte
+	ext     []byte    // extended header
+	name    [256]byte // memory of a name in two parts
+	h       hash.Hash
+	sum     [sha256.Size]byte
+	tagged  int64 // bytes in tag files so far
+	digest  bag.Digest
+	tagSums [len(tagFiles)][sha256.Size]byte // what the tag manifest says
+	info    bag.Info
+	list    text // the manifest
 }
 
 var verifiers = sync.Pool{New: func() any { return &verifier{h: sha256.New()} }}
@@ -176,23 +177,13 @@ func (v *verifier) tags() error {
 	if v.want != nil && v.digest != v.want.Digest {
 		return code.New(code.DigestMismatch, "the bag digest is %s, %s was announced", v.digest, v.want.Digest)
 	}
-	entries, err := bag.ParseTagManifest(b, bag.SHA256)
-	if err != nil {
-		return malformed("%s: %v", bag.TagManifest, err)
+	if err := v.tagManifest(b); err != nil {
+		return err
 	}
-	sums := make(map[string][]byte, len(entries))
-	for _, e := range entries {
-		sums[e.Path] = e.Sum
-	}
-	if len(sums) != len(tagFiles)-1 {
-		return malformed("%s lists %d files, want %d", bag.TagManifest, len(sums), len(tagFiles)-1)
-	}
-	for _, name := range tagFiles[1:] {
-		sum := sums[name]
-		if sum == nil {
-			return malformed("%s does not list %s", bag.TagManifest, name)
-		}
+	for i, name := range tagFiles {
 		switch name {
+		case bag.TagManifest:
+			continue
 		case bag.Declaration:
 			b, err = v.tagFile(name, int64(len(bag.DeclarationText)))
 		case bag.InfoFile:
@@ -205,7 +196,7 @@ func (v *verifier) tags() error {
 		if err != nil {
 			return err
 		}
-		if !bytes.Equal(v.sum[:], sum) {
+		if v.sum != v.tagSums[i] {
 			return mismatch(name, bag.TagManifest)
 		}
 		switch name {
@@ -218,6 +209,34 @@ func (v *verifier) tags() error {
 				return err
 			}
 		}
+	}
+	return nil
+}
+
+// tagManifest reads the checksums of the tag files, of which none may be missing and no other be there.
+func (v *verifier) tagManifest(b []byte) error {
+	r := manifestReaders.Get().(*bufio.Reader)
+	r.Reset(bytes.NewReader(b))
+	defer func() {
+		r.Reset(nil)
+		manifestReaders.Put(r)
+	}()
+	n := 0
+	seen := [len(tagFiles)]bool{0: true}
+	m := bag.NewManifestScanner(r, bag.SHA256, bag.Tag)
+	for ; m.Scan(); n++ {
+		if i := slices.Index(tagFiles[:], string(m.Path())); i >= 0 {
+			seen[i], v.tagSums[i] = true, [sha256.Size]byte(m.Sum())
+		}
+	}
+	if err := m.Err(); err != nil {
+		return malformed("%s: %v", bag.TagManifest, err)
+	}
+	if n != len(tagFiles)-1 {
+		return malformed("%s lists %d files, want %d", bag.TagManifest, n, len(tagFiles)-1)
+	}
+	if i := slices.Index(seen[:], false); i >= 0 {
+		return malformed("%s does not list %s", bag.TagManifest, tagFiles[i])
 	}
 	return nil
 }
