@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -64,6 +65,7 @@ type sealing struct {
 	marker  *os.File // nil when there is no source to care for
 	flush   *flusher
 	dirs    []string // made below dir, to be flushed
+	move    bool     // the source is to be moved into dir
 	holds   bool     // dir holds the source itself, moved there: never to be removed
 
 	mu    sync.Mutex
@@ -82,6 +84,7 @@ func begin(dataDir string, id ID, fl *flusher, m *marker) (_ *sealing, err error
 	}
 	s := &sealing{id: id, dataDir: dataDir, dir: filepath.Join(dataDir, openDir, id.String()), flush: fl, dirs: []string{"."}}
 	if m != nil {
+		s.move = m.Move
 		if s.marker, err = makeMarker(s.dir+markerSuffix, m); err != nil {
 			return nil, err
 		}
@@ -156,6 +159,11 @@ func (s *sealing) flushAll() error {
 
 // abort takes away what was made, unless the source itself is in it: then the marker stays too, for [Recover].
 func (s *sealing) abort() {
+	if s.move && !s.holds {
+		// Whatever a rename said: what is there is looked at before it is removed.
+		_, err := os.Lstat(filepath.Join(s.dir, OutputPath))
+		s.holds = !errors.Is(err, fs.ErrNotExist)
+	}
 	if !s.holds {
 		os.RemoveAll(s.dir)
 		s.dropMarker()
