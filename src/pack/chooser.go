@@ -150,16 +150,24 @@ func (c *chooser) sent(now time.Time, l Level, tar, packed int) {
 		c.conclude(now, rate) // a failure that is plain already
 		return
 	}
-	if p.frames >= c.minFrames() && d >= 200*time.Millisecond || p.frames >= 3 && d >= 4*time.Second {
+	if p.frames >= c.minFrames() && d >= c.minTime() || p.frames >= 3 && d >= 4*time.Second {
 		c.conclude(now, rate)
 	}
 }
 
+// minFrames and minTime are how long a period is at least.
 func (c *chooser) minFrames() int {
 	if c.small {
-		return 64
+		return 128
 	}
 	return 12
+}
+
+func (c *chooser) minTime() time.Duration {
+	if c.small {
+		return 100 * time.Millisecond
+	}
+	return 200 * time.Millisecond
 }
 
 // conclude ends a period in which the current level sent at rate, and decides what comes next.
@@ -176,19 +184,27 @@ func (c *chooser) conclude(now time.Time, rate float64) {
 		s.sent += 0.5 * (rate - s.sent)
 	}
 	if c.prev != Auto { // the trial is over
-		p := &c.levels[c.prev]
-		loser := p
-		if s.sent < keepMargin*p.sent {
-			loser, c.cur = s, c.prev
-		} else {
-			s.wait = 0
+		tried, won, lost := c.cur, c.cur, c.prev
+		if s.sent < keepMargin*c.levels[c.prev].sent {
+			won, lost = lost, won
 		}
-		loser.wait = min(max(2*loser.wait, minWait), maxWait)
-		loser.until = now.Add(loser.wait)
-		c.prev = Auto
-		if loser == s {
-			return // measure the old one anew before anything else
+		wait := min(max(2*c.levels[lost].wait, minWait), maxWait)
+		c.levels[lost].wait = wait
+		// Where packing harder did worse, packing still harder would too, and so with less.
+		step := Level(1)
+		if lost < won {
+			step = -1
 		}
+		for l := lost; Raw <= l && l <= Default; l += step {
+			if until := now.Add(wait); until.After(c.levels[l].until) {
+				c.levels[l].until = until
+			}
+		}
+		c.cur, c.prev = won, Auto
+		if tried == lost {
+			return // measure the winner anew before anything else
+		}
+		c.levels[won].wait = 0
 	}
 	cur := &c.levels[c.cur]
 	best, promise := c.cur, trialMargin*cur.sent
