@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -50,17 +49,11 @@ func (s *Shipper) control(ctx context.Context) {
 	})
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute,
 		BaseContext: func(net.Listener) context.Context { return ctx }, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
-	var closing sync.WaitGroup
-	stop := context.AfterFunc(ctx, func() {
-		closing.Add(1)
-		defer closing.Done()
-		_ = srv.Close() // those who watch see the end of the stream
-	})
+	stop := context.AfterFunc(ctx, func() { _ = srv.Close() }) // those who watch see the end of the stream
+	defer stop()
 	if err := srv.Serve(ln); err != nil && !errors.Is(err, http.ErrServerClosed) {
 		s.log.Error("serve the control socket", "err", err.Error())
 	}
-	stop()
-	closing.Wait()
 }
 
 // listenUnix listens on a socket for this user and its group. A socket that is

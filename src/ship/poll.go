@@ -41,9 +41,10 @@ func (s *Shipper) pollForever(ctx context.Context) {
 		began := time.Now()
 		p.worker.Within(s.step)
 		if !p.poll(ctx) && ctx.Err() == nil {
-			// The path is held: a probe finds out when it is not.
+			// The path is held, and what waits is the better probe.
 			p.worker.Idle()
-			if !s.pause(ctx, pollGap, nil) {
+			path, _ := s.sched.view()
+			if !s.pause(ctx, max(pollGap, time.Until(path.next)+pollGap), nil) {
 				return
 			}
 			continue

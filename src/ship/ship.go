@@ -40,6 +40,7 @@ type Deps struct {
 	Key       string             // this host's key, for people
 	Transport http.RoundTripper  // instead of the one made from Identity
 	Notifier  *liveness.Notifier // nil: no service manager listens
+	Tracker   *liveness.Tracker  // of this process; nil: one of its own
 	Log       *slog.Logger       // nil: none
 	Wake      <-chan struct{}    // something was put into the queue; nil: the queue's own watch
 }
@@ -101,7 +102,7 @@ func New(cfg config.LabHost, deps Deps) (*Shipper, error) {
 	}
 	s := &Shipper{
 		cfg: cfg, queue: deps.Queue, notifier: deps.Notifier, log: deps.Log, wake: deps.Wake, key: deps.Key,
-		tracker: liveness.NewTracker(),
+		tracker: deps.Tracker,
 		packer:  pack.NewPacker(pack.Options{Workers: cfg.Shipper.PackWorkers, Level: level}),
 		sched:   newScheduler(backoff{cfg.Shipper.BackoffMin, cfg.Shipper.BackoffMax}),
 		kicked:  make(chan struct{}, 1), pollNow: make(chan struct{}, 1), cleanNow: make(chan struct{}, 1), changed: make(chan struct{}, 1),
@@ -109,6 +110,9 @@ func New(cfg config.LabHost, deps Deps) (*Shipper, error) {
 		begun: time.Now(),
 		// Longer than anything that a dead peer can cost: see the meter.
 		step: max(2*cfg.Shipper.ConnectTimeout, cfg.Shipper.StallTimeout, cfg.Shipper.ResponseTimeout) + 30*time.Second,
+	}
+	if s.tracker == nil {
+		s.tracker = liveness.NewTracker()
 	}
 	if s.log == nil {
 		s.log = journal.Discard()
