@@ -22,6 +22,7 @@ func TestScripts(t *testing.T) {
 			"odd":     odd,
 			"episode": oneEpisode,
 			"damage":  damage,
+			"undo":    undo,
 		},
 	})
 }
@@ -72,4 +73,13 @@ func damage(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(err)
 		ts.Check(f.Close())
 	}
+}
+
+// undo DATA_DIR SOURCE copy|move puts the only sealed episode back to where a sealing that was killed right before the end leaves it.
+func undo(ts *testscript.TestScript, neg bool, args []string) {
+	oneEpisode(ts, neg, args)
+	data, id := ts.MkAbs(args[0]), ts.Getenv("ID")
+	ts.Check(os.Rename(filepath.Join(data, "sealed", id), filepath.Join(data, "open", id)))
+	marker := fmt.Sprintf(`{"source":%q,"move":%v}`, ts.MkAbs(args[1]), args[2] == "move")
+	ts.Check(os.WriteFile(filepath.Join(data, "open", id+".sealing"), []byte(marker), 0o644))
 }

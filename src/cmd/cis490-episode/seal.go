@@ -181,24 +181,36 @@ func (f *sealFlags) goOn(c *cobra.Command, dir, into string) (*episode.Sealed, e
 			continue
 		}
 		fmt.Fprintf(c.ErrOrStderr(), "cis490-episode: the move of %s that was cut off is finished: %s\n", bag.Quote(r.Source), r.Dir)
-		if f.move && r.Source == abs && !holdsFiles(abs) {
-			if done, err = asSealed(r.Dir); err != nil {
-				return nil, err
-			}
+		if !f.move || r.Source != abs {
+			continue
+		}
+		s, err := asSealed(r.Dir)
+		if err != nil {
+			return nil, err
+		}
+		if !holdsMore(abs, s.Skipped) {
+			done = s
 		}
 	}
 	return done, nil
 }
 
-// holdsFiles tells whether there is anything to seal in dir: after a move what was left out of it is there again.
-func holdsFiles(dir string) bool {
+// holdsMore tells whether there are files in dir beside those that were left out of its episode and are there again.
+func holdsMore(dir string, leftOut []bag.FileMeta) bool {
 	root, err := os.Open(dir)
 	if err != nil {
 		return false
 	}
 	defer root.Close()
+	known := make(map[string]bool, len(leftOut))
+	for _, m := range leftOut {
+		known[below(m.Path)] = true
+	}
 	err = tree.Walk(root, func(e *tree.Entry) error {
-		if e.IsRegular() {
+		switch {
+		case known[e.Path] && e.IsDir():
+			return tree.SkipDir
+		case e.IsRegular() && !known[e.Path]:
 			return fs.SkipAll
 		}
 		return nil
