@@ -297,6 +297,10 @@ func (x *exchange) tell(u *upload) {
 // it keeps what can be kept and answers, if anybody is there to hear it.
 func (x *exchange) refuse(u *upload, t *turn, err error) error {
 	defer u.release(t)
+	if errors.Is(err, errJudged) || errors.Is(err, errStopping) {
+		// Its deadline has passed, which net/http doesn't forgive a connection.
+		x.w.Header().Set("Connection", "close")
+	}
 	u.mu.Lock()
 	final := u.final
 	u.mu.Unlock()
@@ -326,7 +330,7 @@ func (x *exchange) refuse(u *upload, t *turn, err error) error {
 	if errors.Is(err, errStopping) {
 		e := code.New(code.ReceiverBusy, "the receiver stops; it goes on from here once it is back")
 		e.RetryAfter = 5 * time.Second
-		return &refusal{err: e, header: append([][2]string{{"Connection", "close"}}, incomplete...)}
+		return &refusal{err: e, header: incomplete}
 	}
 	return x.cut(err)
 }

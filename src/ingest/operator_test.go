@@ -247,12 +247,12 @@ func TestStateMetricsAndNotifications(t *testing.T) {
 	await("READY=1")
 
 	var s State
-	b, err := os.ReadFile(filepath.Join(g.cfg.RunDir, "state.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(b, &s); err != nil || s.Unit != "cis490-receiver" || s.Codes[code.Stored] != 1 || s.Window.ID == "" || s.CertificateNotAfter.Before(time.Now()) || s.FreeBytes == 0 {
-		t.Errorf("state.json: %s, %v", b, err)
+	waitFor(t, "the state file", func() bool {
+		b, err := os.ReadFile(filepath.Join(g.cfg.RunDir, "state.json"))
+		return err == nil && json.Unmarshal(b, &s) == nil && s.Codes[code.Stored] == 1
+	})
+	if s.Unit != "cis490-receiver" || s.Window.ID == "" || s.CertificateNotAfter.Before(time.Now()) || s.FreeBytes == 0 || s.LastStored == nil {
+		t.Errorf("state.json: %+v", s)
 	}
 	get := func(path string) string {
 		t.Helper()

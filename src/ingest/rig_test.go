@@ -13,6 +13,7 @@ import (
 	"net/textproto"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,6 +35,7 @@ type rig struct {
 	stop func() error
 	host *client
 	deps Deps
+	late atomic.Int64 // nanoseconds by which the receiver's clock is ahead
 }
 
 // client is one host's side.
@@ -97,6 +99,7 @@ func (g *rig) start() {
 	g.t.Helper()
 	d := g.deps
 	d.Log = testLog(g.t)
+	d.Now = func() time.Time { return time.Now().Add(time.Duration(g.late.Load())) }
 	r, err := New(g.cfg, d)
 	if err != nil {
 		g.t.Fatal(err)

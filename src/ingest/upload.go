@@ -297,50 +297,44 @@ type turn struct {
 	done chan struct{} // closed when the turn is over
 
 	mu      sync.Mutex
+	reading bool // a read of the body has a deadline
 	ended   bool // a newer request wants it to end
 	judged  bool // there is a verdict: nothing more is to be received, but an answer is due
 	stopped bool // the receiver stops: likewise
 }
 
-// interrupt makes the request stop reading its body.
-func (t *turn) interrupt() {
+// interrupt makes the request give up.
+func (t *turn) interrupt() { t.force(&t.ended) }
+
+// verdict makes the request stop reading and answer.
+func (t *turn) verdict() { t.force(&t.judged) }
+
+// stop makes the request keep what it has and answer.
+func (t *turn) stop() { t.force(&t.stopped) }
+
+func (t *turn) force(why *bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.ended {
-		t.ended = true
+	*why = true
+	// Only while the body is read: once it has ended, net/http itself reads from
+	// the connection, and takes an error for the client's end.
+	if t.reading {
 		_ = t.x.rc.SetReadDeadline(time.Unix(1, 0))
 	}
 }
 
-// deadline sets until when the next read must succeed; false: the turn is over.
+// deadline sets until when the next read of the body must succeed; the zero time
+// ends the reading. False: the turn is to end.
 func (t *turn) deadline(d time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.ended || t.judged || t.stopped {
+		t.reading = false
 		return false
 	}
+	t.reading = !d.IsZero()
 	_ = t.x.rc.SetReadDeadline(d)
 	return true
-}
-
-// verdict makes the request stop reading and answer.
-func (t *turn) verdict() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if !t.ended {
-		t.judged = true
-		_ = t.x.rc.SetReadDeadline(time.Unix(1, 0))
-	}
-}
-
-// stop makes the request keep what it has and answer.
-func (t *turn) stop() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if !t.ended {
-		t.stopped = true
-		_ = t.x.rc.SetReadDeadline(time.Unix(1, 0))
-	}
 }
 
 // turnTimeout bounds the wait for an older request to let go: it can be in a
@@ -396,7 +390,7 @@ func (u *upload) release(t *turn) {
 	u.last = u.r.now()
 	u.mu.Unlock()
 	t.mu.Lock()
-	t.ended = true // nobody may touch the connection's deadline from now on
+	t.reading = false // nobody may touch the connection's deadline from now on
 	t.mu.Unlock()
 	close(t.done)
 	u.closeEnded()
