@@ -31,7 +31,7 @@ func TestPlanGivesTheTarStreamFromEveryOffset(t *testing.T) {
 		"output/back\\slash \x01":            []byte("control"),
 		strings.Repeat("d/", 500) + "deep":   []byte("deep"),
 	}
-	for i := range 300 { // several marks
+	for i := range 600 { // several marks, and a manifest that is not kept
 		files[fmt.Sprintf("many/%03d", i)] = bytes.Repeat([]byte{byte(i)}, i*7%1500)
 	}
 	c := makeContent(t, files)
@@ -42,6 +42,9 @@ func TestPlanGivesTheTarStreamFromEveryOffset(t *testing.T) {
 	}
 	if p.Facts() != c.facts(t) {
 		t.Fatalf("facts %+v, want %+v", p.Facts(), c.facts(t))
+	}
+	if p.kept[manifestTag] != nil {
+		t.Fatal("the manifest is short enough to be kept: the test is to read it again")
 	}
 	all := make([]byte, len(want))
 	// Every offset near a boundary of blocks would be too slow; a step prime to 512 meets all residues.
