@@ -5,5 +5,6 @@
 // the name of a test are those of the normal run:
 //
 //	CIS490_E2E_BYTES   bytes of the episode that is cut forty times (default 256 MiB)
-//	CIS490_E2E_OUTAGE  for how long each fault of the path lasts, as in 2m (default 3s)
+//	CIS490_E2E_OUTAGE  for how long each fault of the path lasts (default 3s); from 30s on with the shipper's own time-outs
+//	CIS490_E2E_TRICKLE for how long an upload trickles (default 20s)
 package e2e

@@ -176,3 +176,17 @@ func always(t *testing.T, d time.Duration, ok func() string) {
 		}
 	}
 }
+
+// duration is a parameter of the environment.
+func duration(t *testing.T, name string, def time.Duration) time.Duration {
+	t.Helper()
+	s := os.Getenv(name)
+	if s == "" {
+		return def
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil || d < time.Second {
+		t.Fatalf("%s=%s: give a duration from 1s on", name, s)
+	}
+	return d
+}
