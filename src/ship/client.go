@@ -64,6 +64,7 @@ func newTransport(cfg config.LabHost, id *identity.Client) *http.Transport {
 		TLSHandshakeTimeout:    cfg.Shipper.ConnectTimeout,
 		DisableCompression:     true,
 		MaxIdleConnsPerHost:    cfg.Shipper.UploadWorkers + 1,
+		MaxConnsPerHost:        cfg.Shipper.UploadWorkers + 1, // and the poll's; else more are opened than are used
 		IdleConnTimeout:        90 * time.Second,
 		MaxResponseHeaderBytes: 64 << 10,
 		WriteBufferSize:        64 << 10,
@@ -182,16 +183,20 @@ func (c *client) explain(ctx context.Context, err error, cause *code.Error, b *b
 
 // classify finds the code for an error of the transport.
 func (c *client) classify(err error) *code.Error {
-	if c.tls != nil {
-		if e := c.tls.Explain(err); e != nil {
-			return e
-		}
-	}
 	var known *code.Error
 	var dns *net.DNSError
 	var record tls.RecordHeaderError
 	var op *net.OpError
 	text := err.Error()
+	// A TLS alert (RFC 8446, section 6) about a certificate is about ours.
+	if errors.As(err, &op) && op.Op == "remote error" && strings.Contains(op.Err.Error(), "certificate") {
+		return code.New(code.HostUnknown, "what answers at %s refused this host's certificate: %s", c.base.Host, op.Err)
+	}
+	if c.tls != nil {
+		if e := c.tls.Explain(err); e != nil {
+			return e
+		}
+	}
 	switch {
 	case errors.As(err, &known):
 		return known
@@ -199,11 +204,7 @@ func (c *client) classify(err error) *code.Error {
 		return code.New(code.DNSFailed, "%s", dns.Error())
 	case errors.As(err, &record), strings.Contains(text, "server gave HTTP response to HTTPS client"):
 		return code.New(code.Unreachable, "what answers at %s does not speak TLS", c.base.Host)
-	case errors.As(err, &op) && op.Op == "remote error":
-		// A TLS alert (RFC 8446, section 6).
-		if strings.Contains(op.Err.Error(), "certificate") {
-			return code.New(code.HostUnknown, "what answers at %s refused this host's certificate: %s", c.base.Host, op.Err)
-		}
+	case op != nil && op.Op == "remote error":
 		return code.New(code.Unreachable, "TLS with %s failed: %s", c.base.Host, op.Err)
 	case isTimeout(err):
 		return code.New(code.TimedOut, "%s", text)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -351,11 +352,12 @@ func (d *direct) RoundTrip(r *http.Request) (resp *http.Response, err error) {
 // serveTLS runs h behind a real listener.
 func serveTLS(t *testing.T, h http.Handler, c *tls.Config) net.Addr {
 	t.Helper()
-	srv := httptest.NewUnstartedServer(h)
-	srv.Config.ErrorLog = nil
-	srv.TLS = c
-	srv.EnableHTTP2 = false
-	srv.StartTLS()
-	t.Cleanup(srv.Close)
-	return srv.Listener.Addr()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: h, ErrorLog: log.New(io.Discard, "", 0)}
+	go srv.Serve(tls.NewListener(ln, c))
+	t.Cleanup(func() { srv.Close() })
+	return ln.Addr()
 }
