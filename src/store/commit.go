@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -328,6 +329,8 @@ type group struct {
 	queue  []*entry
 	closed bool
 	wake   chan struct{} // holds a token when a flusher should look
+
+	busy atomic.Int32 // flushers that may hand something over before they nudge
 }
 
 // maxGroup bounds how long one flush and one transaction can get.
@@ -397,9 +400,12 @@ func (f *flusher) run() {
 	for {
 		f.w.Idle()
 		<-s.group.wake
+		s.group.busy.Add(1)
 		for {
 			entries, closed := s.group.take()
 			if len(entries) == 0 {
+				s.group.busy.Add(-1)
+				s.unindexed.nudge()
 				if closed {
 					return
 				}

@@ -14,8 +14,8 @@ import (
 // The catalogue is written behind the answers: the intents, which are on the
 // disk before an episode gets its name and stay until it is in the catalogue,
 // make sure that the next start knows what is missing. So nobody waits for a
-// third flush, and one transaction takes the groups that came during the one
-// before. Until then the rows are looked up here.
+// third flush, and while groups follow each other, one transaction, and one
+// flush of its own, takes many of them. Until then the rows are looked up here.
 
 // batch is a group whose files are in place.
 type batch struct {
@@ -109,27 +109,34 @@ func (s *Store) catchUp(ctx context.Context) error {
 	}
 }
 
-// indexLoop enters what is on the disk into the catalogue.
+// nudge lets the indexer look whether any flusher is still busy.
+func (u *unindexed) nudge() { u.queue <- batch{} }
+
+// indexLoop enters what is on the disk into the catalogue: when enough has come
+// together, when no more is on its way, or when somebody waits for it.
 func (s *Store) indexLoop(w Worker) {
 	defer w.Done()
 	u := &s.unindexed
 	for open := true; open; {
 		w.Idle()
-		var b batch
-		if b, open = <-u.queue; !open {
-			return
+		var batches []batch
+		for n, due := 0, false; !due; {
+			var b batch
+			if b, open = <-u.queue; !open {
+				break
+			}
+			if len(b.entries) > 0 || b.mark != nil {
+				batches, n = append(batches, b), n+len(b.entries)
+			}
+			due = n >= maxGroup || b.mark != nil || len(u.queue) == 0 && s.group.busy.Load() == 0
+		}
+		if len(batches) == 0 {
+			continue
 		}
 		w.Within(s.opt.Within)
-		batches, n := []batch{b}, len(b.entries)
-		for more := true; more && n < maxGroup; {
-			select {
-			case b, open = <-u.queue:
-				if more = open; open {
-					batches, n = append(batches, b), n+len(b.entries)
-				}
-			default:
-				more = false
-			}
+		n := 0
+		for _, b := range batches {
+			n += len(b.entries)
 		}
 		rows := make([]catalog.Row, 0, n)
 		for _, b := range batches {

@@ -146,7 +146,7 @@ func (p *slots) get() (*slot, error) {
 	return &slot{name: name, fd: fd}, nil
 }
 
-const maxFreeSlots = 8
+const maxFreeSlots = 64 // as many groups as may wait for the catalogue, and then some
 
 // put gives a slot back whose group is in the catalogue or undone.
 func (p *slots) put(sl *slot) {

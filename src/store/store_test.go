@@ -460,7 +460,7 @@ func TestKernelVersion(t *testing.T) {
 }
 
 func BenchmarkCommit(b *testing.B) {
-	for _, callers := range []int{1, 16, 100} {
+	for _, callers := range []int{1, 8, 16, 100} {
 		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {
 			s, err := Open(b.TempDir(), Options{Log: slog.New(slog.DiscardHandler)})
 			if err != nil {
