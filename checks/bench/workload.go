@@ -12,15 +12,17 @@ import (
 	"cis490/src/episode"
 )
 
+// w1Bytes is the payload of one episode of workload W1, in bytes, without run.json.
+const w1Bytes = 8 * 8 << 10
+
 // makeW1 seals n episodes of 8 files and 64 KiB below dir: telemetry-like, from
-// a fixed seed, compressing about 3:1. It returns the payload's bytes.
-func makeW1(ctx context.Context, dir string, n int) (int64, error) {
+// a fixed seed, compressing about 3:1.
+func makeW1(ctx context.Context, dir string, n int) error {
 	r := rand.New(rand.NewPCG(1, 490))
 	start := time.Now().Add(-time.Hour)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return 0, err
+		return err
 	}
-	var total int64
 	const batch = 250
 	for done := 0; done < n; done += batch {
 		var specs []episode.Spec
@@ -39,16 +41,15 @@ func makeW1(ctx context.Context, dir string, n int) (int64, error) {
 				default:
 					data = csv(r, 8<<10)
 				}
-				total += int64(len(data))
 				spec.Files = append(spec.Files, episode.File{Path: fmt.Sprintf("output/part-%d.dat", f), Data: data})
 			}
 			specs = append(specs, spec)
 		}
 		if _, err := episode.Make(ctx, dir, specs...); err != nil {
-			return 0, err
+			return err
 		}
 	}
-	return total, nil
+	return nil
 }
 
 func jsonLines(r *rand.Rand, size int) []byte {
