@@ -90,7 +90,11 @@ func TestWhatArrivedIsVerifiedByStockToolsAndUnpacksEqualToItsSource(t *testing.
 	t.Parallel()
 	r, _, h := pair(t)
 	sources := map[string]string{}
-	for _, src := range []string{oddSource(t, false), goTree(t)} {
+	nothing := filepath.Join(tempDir(t), "run")
+	if err := os.Mkdir(nothing, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, src := range []string{oddSource(t, false), goTree(t), nothing} {
 		sources[h.seal(src)] = src
 	}
 	h.start()

@@ -33,6 +33,7 @@ type proxy struct {
 	requests atomic.Int64 // answered by answer()
 	rate     atomic.Int64 // bytes per second upwards, all connections together; 0: no limit
 	freeze   atomic.Bool  // stop moving bytes
+	deaf     atomic.Bool  // bytes to the shipper get lost
 
 	mu    sync.Mutex
 	ln    net.Listener
@@ -171,7 +172,7 @@ func (p *proxy) forward(c net.Conn) {
 }
 
 // copy returns an error if to can't be written to.
-func (p *proxy) copy(to, from net.Conn, n *atomic.Int64, paced bool) error {
+func (p *proxy) copy(to, from net.Conn, n *atomic.Int64, up bool) error {
 	buf := make([]byte, 16<<10)
 	for {
 		for p.freeze.Load() {
@@ -179,15 +180,15 @@ func (p *proxy) copy(to, from net.Conn, n *atomic.Int64, paced bool) error {
 		}
 		size := len(buf)
 		rate := p.rate.Load()
-		if paced && rate > 0 {
+		if up && rate > 0 {
 			size = min(size, int(max(1, rate/20)))
 		}
 		k, err := from.Read(buf[:size])
 		n.Add(int64(k))
-		if paced && rate > 0 {
+		if up && rate > 0 {
 			p.wait(time.Duration(k) * time.Second / time.Duration(rate))
 		}
-		if k > 0 {
+		if k > 0 && (up || !p.deaf.Load()) {
 			if _, err := to.Write(buf[:k]); err != nil {
 				return err
 			}
@@ -225,6 +226,7 @@ func (p *proxy) set(serve func(net.Conn), heal func()) {
 // pass ends every fault.
 func (p *proxy) pass() {
 	p.freeze.Store(false)
+	p.deaf.Store(false)
 	p.rate.Store(0)
 	p.set(p.forward, nil)
 }

@@ -147,6 +147,88 @@ func TestAShipperKilledInMidQueueLosesAndDoublesNothing(t *testing.T) {
 	})
 }
 
+func TestAReceiptThatGotLostIsGivenAgain(t *testing.T) {
+	t.Parallel()
+	r, p, h := pair(t)
+	src := filepath.Join(tempDir(t), "run")
+	noise(t, filepath.Join(src, "capture.bin"), 4<<20)
+	id := h.seal(src)
+	p.rate.Store(4 << 20)
+	h.start()
+	eventually(t, 20*time.Second, func() string {
+		if n := p.up.Load(); n < 2<<20 {
+			return fmt.Sprintf("%d bytes sent", n)
+		}
+		return ""
+	})
+	p.deaf.Store(true)
+	eventually(t, 20*time.Second, func() string {
+		if len(r.archives(id)) == 0 {
+			return "not stored"
+		}
+		return ""
+	})
+	always(t, time.Second, func() string {
+		if !slices.Contains(h.sealed(), id) {
+			return "the source was freed without a receipt"
+		}
+		return ""
+	})
+	first := r.cli("episodes", "list", "--json")
+	p.pass()
+	eventually(t, 20*time.Second, h.drained)
+	storedOnce(t, r, h, id)
+	if again := r.cli("episodes", "list", "--json"); again != first {
+		t.Errorf("the receipt changed:\n%s\nwas\n%s", again, first)
+	}
+	if n := p.up.Load(); n > 5<<20 {
+		t.Errorf("%d bytes sent for an episode of 4 MiB that was stored: its bytes were sent again", n)
+	}
+}
+
+func TestAnEpisodeOfManyFilesArrivesInLittleMemory(t *testing.T) {
+	t.Parallel()
+	r, _, h := pair(t)
+	src := filepath.Join(tempDir(t), "run")
+	const files = 20_000
+	for i := range files {
+		if i%1000 == 0 {
+			if err := os.MkdirAll(filepath.Join(src, fmt.Sprint(i/1000)), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(src, fmt.Sprint(i/1000), fmt.Sprintf("sample-%06d.txt", i)), fmt.Appendln(nil, i), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	began := time.Now()
+	id := h.seal(src, "--move")
+	sealed := time.Since(began)
+	if left := names(t, src); len(left) > 0 {
+		t.Errorf("seal --move left %v", left)
+	}
+	began = time.Now()
+	h.start()
+	eventually(t, 60*time.Second, func() string {
+		if len(r.archives(id)) == 0 {
+			return "not stored"
+		}
+		return ""
+	})
+	stored := time.Since(began)
+	eventually(t, 60*time.Second, h.drained)
+	ours, theirs := h.peak(), r.peak()
+	t.Logf("%d files: sealed in %s, stored in %s; memory at most: shipper %d MiB, receiver %d MiB",
+		files, sealed.Round(time.Millisecond), stored.Round(time.Millisecond), ours>>20, theirs>>20)
+	if most := int64(192 << 20); max(ours, theirs) > most {
+		t.Errorf("the shipper took %d bytes of memory and the receiver %d, more than %d", ours, theirs, most)
+	}
+	bag := unpackByStockTools(t, r.archives(id)[0], id)
+	if n := strings.Count(command(t, "find", filepath.Join(bag, "data", "output"), "-type", "f", "-printf", "x\n"), "\n"); n != files {
+		t.Errorf("%d files arrived, want %d", n, files)
+	}
+}
+
 func TestTwoHostsShipAtOnceAndOneIdGoesToTheFirst(t *testing.T) {
 	t.Parallel()
 	r := newReceiver(t)
