@@ -232,7 +232,7 @@ func (x *exchange) readInto(u *upload, t *turn) error {
 	lastTold := time.Now()
 	x.bodyRead = true
 	for {
-		if !t.deadline(time.Now().Add(stall)) {
+		if !t.deadline(stall) {
 			return t.why()
 		}
 		n, err := x.req.Body.Read(*buf)
@@ -252,7 +252,7 @@ func (x *exchange) readInto(u *upload, t *turn) error {
 		case err == io.EOF:
 			x.bodyDone = true
 			// The connection is watched for its end while the answer is made; that must not time out.
-			if !t.deadline(time.Time{}) {
+			if !t.deadline(0) {
 				return t.why()
 			}
 			return nil

@@ -112,11 +112,28 @@ func (x *exchange) outside(ann wire.Announcement, length int64) error {
 	return &refusal{err: e, header: [][2]string{{wire.HeaderUploadLimit, wire.FormatUploadLimit(wire.UploadLimit{MaxSize: b.archive})}}}
 }
 
-// smallBuffers and contentBuffers hold the bodies of small episodes.
-var (
-	smallBuffers   = sync.Pool{New: func() any { return new(make([]byte, 0, smallBody)) }}
-	contentBuffers = sync.Pool{New: func() any { return new(make([]byte, 0, smallBody)) }}
-)
+// buffers hold the bodies of small episodes, and what they unpack to, in two sizes:
+// most are far shorter than the longest.
+var buffers = [...]struct {
+	size int
+	pool sync.Pool
+}{{size: 128 << 10}, {size: smallBody}}
+
+// buffer gives a buffer with room for n bytes, and how to give it back.
+func buffer(n int64) (b []byte, free func()) {
+	for i := range buffers {
+		c := &buffers[i]
+		if n > int64(c.size) {
+			continue
+		}
+		p, ok := c.pool.Get().(*[]byte)
+		if !ok {
+			p = new(make([]byte, 0, c.size))
+		}
+		return *p, func() { c.pool.Put(p) }
+	}
+	return make([]byte, 0, n), func() {}
+}
 
 // small receives a whole short body into memory, verifies it and stores it. This
 // is the way of nearly all episodes, so it makes no upload, no file of its own and
@@ -133,9 +150,9 @@ func (x *exchange) small(ann wire.Announcement) error {
 	}
 	defer room.Release()
 
-	buf := smallBuffers.Get().(*[]byte)
-	defer smallBuffers.Put(buf)
-	body := (*buf)[:x.req.ContentLength]
+	body, free := buffer(x.req.ContentLength)
+	defer free()
+	body = body[:x.req.ContentLength]
 	if err := x.readFull(body); err != nil {
 		return err
 	}
@@ -148,12 +165,12 @@ func (x *exchange) small(ann wire.Announcement) error {
 		// Much content from few bytes, or an unknown amount: decode it bit by bit, from a file.
 		return x.viaUpload(ann, body)
 	}
-	content := contentBuffers.Get().(*[]byte)
-	defer contentBuffers.Put(content)
-	if *content, err = pack.DecodeFrame((*content)[:0], body, int(size)); err != nil {
+	content, freeContent := buffer(size)
+	defer freeContent()
+	if content, err = pack.DecodeFrame(content, body, int(size)); err != nil {
 		return undecodable(err, 0)
 	}
-	verified, err := pack.Verify(bytes.NewReader(*content), ann.Facts, b.verify)
+	verified, err := pack.Verify(bytes.NewReader(content), ann.Facts, b.verify)
 	if err != nil {
 		return err
 	}

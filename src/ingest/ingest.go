@@ -72,6 +72,8 @@ type Receiver struct {
 	counts   *counters
 	notes    notes
 
+	passing sync.Mutex // one pass at a time
+
 	mu      sync.Mutex
 	uploads map[string]*upload // by token
 

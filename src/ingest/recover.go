@@ -194,6 +194,8 @@ func (u *upload) sound(frames []pack.FrameInfo, progress func()) []pack.FrameInf
 
 // pass is the receiver's regular work: what has grown old goes.
 func (r *Receiver) pass(ctx context.Context) error {
+	r.passing.Lock()
+	defer r.passing.Unlock()
 	now, st := r.now(), r.settings.Load()
 	var expired, idle, forgotten []*upload
 	ended := 0

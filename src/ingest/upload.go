@@ -297,14 +297,30 @@ type turn struct {
 	done chan struct{} // closed when the turn is over
 
 	mu      sync.Mutex
-	reading bool // a read of the body has a deadline
-	ended   bool // a newer request wants it to end
-	judged  bool // there is a verdict: nothing more is to be received, but an answer is due
-	stopped bool // the receiver stops: likewise
+	reading bool      // a read of the body has a deadline
+	ended   bool      // a newer request wants it to end
+	until   time.Time // for how long it may go on all the same
+	judged  bool      // there is a verdict: nothing more is to be received, but an answer is due
+	stopped bool      // the receiver stops: likewise
 }
 
-// interrupt makes the request give up.
-func (t *turn) interrupt() { t.force(&t.ended) }
+// interrupt makes the request give up, once it has read what has arrived already:
+// the host has sent it, and would have to send it again.
+func (t *turn) interrupt() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.ended {
+		t.ended, t.until = true, time.Now().Add(drainTime)
+	}
+	if t.reading {
+		_ = t.x.rc.SetReadDeadline(time.Now().Add(drainGap))
+	}
+}
+
+const (
+	drainGap  = 20 * time.Millisecond // without a byte, nothing more has arrived
+	drainTime = time.Second
+)
 
 // verdict makes the request stop reading and answer.
 func (t *turn) verdict() { t.force(&t.judged) }
@@ -323,17 +339,25 @@ func (t *turn) force(why *bool) {
 	}
 }
 
-// deadline sets until when the next read of the body must succeed; the zero time
-// ends the reading. False: the turn is to end.
-func (t *turn) deadline(d time.Time) bool {
+// deadline sets within what time the next read of the body must succeed; 0 ends the
+// reading. False: the turn is to end.
+func (t *turn) deadline(within time.Duration) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.ended || t.judged || t.stopped {
+	now := time.Now()
+	if t.judged || t.stopped || (t.ended && within > 0 && now.After(t.until)) {
 		t.reading = false
 		return false
 	}
-	t.reading = !d.IsZero()
-	_ = t.x.rc.SetReadDeadline(d)
+	t.reading = within > 0
+	switch {
+	case within == 0:
+		_ = t.x.rc.SetReadDeadline(time.Time{})
+	case t.ended:
+		_ = t.x.rc.SetReadDeadline(now.Add(drainGap))
+	default:
+		_ = t.x.rc.SetReadDeadline(now.Add(within))
+	}
 	return true
 }
 
