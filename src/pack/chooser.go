@@ -13,7 +13,7 @@ import (
 // level was in force: a proposed level is tried for a short while, and kept only if it did better. One that did not
 // waits longer before each new try.
 //
-// It reads no clock: every call brings the time.
+// It reads no clock: the calls that need the time bring it.
 type chooser struct {
 	mu      sync.Mutex
 	workers float64
@@ -75,7 +75,7 @@ func newChooser(workers int, small bool) *chooser {
 }
 
 // pick gives the level of the next frame.
-func (c *chooser) pick(time.Time) Level {
+func (c *chooser) pick() Level {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.cur
@@ -98,7 +98,7 @@ func (c *chooser) packed(now time.Time, l Level, in, out int, d time.Duration) {
 }
 
 // link tells that the link took bytes in d.
-func (c *chooser) link(_ time.Time, bytes int, d time.Duration) {
+func (c *chooser) link(bytes int, d time.Duration) {
 	if bytes <= 0 || d <= 0 {
 		return
 	}
@@ -112,13 +112,13 @@ func (c *chooser) link(_ time.Time, bytes int, d time.Duration) {
 }
 
 // enter tells that a stream opened, or a small frame is under way; leave that it is closed, or answered.
-func (c *chooser) enter(time.Time) {
+func (c *chooser) enter() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.active++
 }
 
-func (c *chooser) leave(time.Time) {
+func (c *chooser) leave() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.active--; c.active == 0 {

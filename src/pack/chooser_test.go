@@ -26,7 +26,7 @@ type world struct {
 
 // step sends one frame.
 func (w *world) step(c *chooser) {
-	l := c.pick(w.now)
+	l := c.pick()
 	w.used[l]++
 	packed := int(float64(w.frame) / w.ratio[l])
 	// The worker that is free first packs it, only so far ahead of the link.
@@ -57,7 +57,7 @@ func (w *world) step(c *chooser) {
 		w.sent = w.sent[1:]
 	}
 	w.now = w.net
-	c.link(w.now, packed, took)
+	c.link(packed, took)
 	c.sent(w.now, l, w.frame, packed)
 	w.tar += float64(w.frame)
 }
@@ -138,7 +138,7 @@ func TestChooserFindsTheBestLevel(t *testing.T) {
 			w := world()
 			level, best := w.best()
 			c := newChooser(2, false)
-			c.enter(w.now)
+			c.enter()
 			first := w.run(c, 20*time.Second)
 			later := w.run(c, 120*time.Second)
 			t.Logf("best is %v at %.0f MB/s; the first 20 s ran at %.0f, later %.0f; frames %v", level, best/1e6, first/1e6, later/1e6, w.used)
@@ -156,9 +156,9 @@ func TestChooserFindsTheBestLevel(t *testing.T) {
 func TestChooserFollows(t *testing.T) {
 	w := newWorld(1250e6)
 	c := newChooser(2, false)
-	c.enter(w.now)
+	c.enter()
 	w.run(c, 20*time.Second)
-	if c.pick(w.now) != Raw && c.prev != Raw {
+	if c.pick() != Raw && c.prev != Raw {
 		t.Errorf("at 10 Gbit/s it packs at %v", c.cur)
 	}
 	w.link = 1.25e6
@@ -180,18 +180,18 @@ func TestChooserIgnoresIdleTime(t *testing.T) {
 	w := newWorld(1250e6)
 	c := newChooser(2, false)
 	for range 300 {
-		c.enter(w.now)
+		c.enter()
 		for range 8 {
 			w.step(c)
 		}
-		c.leave(w.now)
+		c.leave()
 		w.now = w.now.Add(5 * time.Second)
 		w.net = w.now
 	}
 	if c.levels[Fastest].sent != 0 {
 		t.Errorf("something was learned from %v/s with pauses", c.levels[Fastest].sent)
 	}
-	c.link(w.now, 0, 0) // nothing is learned from nothing
+	c.link(0, 0) // nothing is learned from nothing
 	c.packed(w.now, Fastest, 0, 0, 0)
 	c.sent(w.now, Raw, 1, 1)
 }
@@ -201,10 +201,10 @@ func TestChooserOfSmallFrames(t *testing.T) {
 		w := newWorld(link)
 		w.frame = 70_000
 		c := newChooser(2, true)
-		if c.pick(w.now) != Raw {
+		if c.pick() != Raw {
 			t.Error("it does not begin raw")
 		}
-		c.enter(w.now)
+		c.enter()
 		w.run(c, 30*time.Second)
 		got := w.run(c, 60*time.Second)
 		if l, best := w.best(); got < 0.9*best {

@@ -89,9 +89,8 @@ func NewPacker(o Options) *Packer {
 // LinkSample tells how fast the link is: it took that many packed bytes within d, from the first offered to the last accepted by the
 // connection.
 func (p *Packer) LinkSample(bytes int, d time.Duration) {
-	now := time.Now()
-	p.bulk.link(now, bytes, d)
-	p.small.link(now, bytes, d)
+	p.bulk.link(bytes, d)
+	p.small.link(bytes, d)
 }
 
 // Buffers come in sizes from 64 KiB to a frame, so that many small episodes under way don't cost a frame each; and in each there is
@@ -173,7 +172,7 @@ func (j *job) release(sent bool) {
 	if j.slot != nil {
 		<-j.slot
 	} else {
-		j.chooser.leave(time.Now())
+		j.chooser.leave()
 	}
 }
 
@@ -200,7 +199,7 @@ func (p *Packer) Small(plan *Plan) (Frame, error) {
 	}
 	defer c.close()
 	j := &job{p: p, chooser: p.small, in: p.buffer(n)}
-	p.small.enter(time.Now())
+	p.small.enter()
 	j.frame = Frame{Len: n, Level: p.pick(p.small), job: j}
 	if j.frame.Level == Raw {
 		j.out, j.in = j.in, nil
@@ -222,7 +221,7 @@ func (p *Packer) pick(c *chooser) Level {
 	if p.level != Auto {
 		return p.level
 	}
-	return c.pick(time.Now())
+	return c.pick()
 }
 
 // Stream packs one episode's tar stream, frame by frame, ahead of whoever takes the frames.
@@ -260,7 +259,7 @@ func (s *Stream) Next() (Frame, error) {
 		return Frame{}, s.last
 	}
 	s.start.Do(func() {
-		s.p.bulk.enter(time.Now())
+		s.p.bulk.enter()
 		go s.read()
 	})
 	f, err := s.next()
@@ -300,7 +299,7 @@ func (s *Stream) Close() error {
 		s.start.Do(func() { close(s.jobs); started = false })
 		s.drop()
 		if started {
-			s.p.bulk.leave(time.Now())
+			s.p.bulk.leave()
 		}
 	})
 	return nil
