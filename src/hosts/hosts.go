@@ -165,14 +165,14 @@ func (r *Registry) publish() {
 }
 
 // Lookup finds the host whose key spoke. Its error is a *code.Error: host-unknown
-// or host-revoked. It takes no lock.
+// or host-revoked, the latter with the name. It takes no lock.
 func (r *Registry) Lookup(k Key) (name string, err error) {
 	h, ok := (*r.now.Load())[k]
 	switch {
 	case !ok:
 		return "", code.New(code.HostUnknown, "no host has the key %s; on the receiver: cis490-receiver hosts allow NAME %s", k, k)
 	case h.Revoked:
-		return "", code.New(code.HostRevoked, "the key %s of host %s was revoked at %s", k, h.Name, h.At.UTC().Format(time.RFC3339))
+		return h.Name, code.New(code.HostRevoked, "the key %s of host %s was revoked at %s", k, h.Name, h.At.UTC().Format(time.RFC3339))
 	}
 	return h.Name, nil
 }

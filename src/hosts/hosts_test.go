@@ -57,13 +57,13 @@ func TestLookup(t *testing.T) {
 			t.Fatalf("Revoke(%s) = %d, %v", name, n, err)
 		}
 	}
-	check(key(1), "", code.HostRevoked)
-	check(key(2), "", code.HostRevoked)
+	check(key(1), "lab-1", code.HostRevoked)
+	check(key(2), "lab-2", code.HostRevoked)
 
 	// A restart forgets nothing, and the declaration does not undo the revocation.
 	r = open(t, path, declared)
-	check(key(1), "", code.HostRevoked)
-	check(key(2), "", code.HostRevoked)
+	check(key(1), "lab-1", code.HostRevoked)
+	check(key(2), "lab-2", code.HostRevoked)
 
 	if err := r.Allow("lab-1", key(1), noon); err != nil {
 		t.Fatal(err)

@@ -156,8 +156,20 @@ func openStore(cfg config.Receiver, r *Receiver) (*store.Store, error) {
 		Worker:   func(name string) store.Worker { return r.tracker.Worker(name) },
 		Progress: func(int64) { _ = r.notifier.ExtendTimeout(time.Minute) },
 	}
-	return store.Open(cfg.StateDir, o)
+	for end := time.Now().Add(lockPatience); ; time.Sleep(100 * time.Millisecond) {
+		s, err := store.Open(cfg.StateDir, o)
+		if !errors.Is(err, durable.ErrLocked) || time.Now().After(end) {
+			return s, err
+		}
+		if c, derr := net.Dial("unix", SocketPath(cfg.RunDir)); derr == nil {
+			c.Close()
+			return nil, err // another receiver runs
+		}
+		// An operator's command has it for a moment.
+	}
 }
+
+const lockPatience = 10 * time.Second
 
 // commitWithin is the watchdog's deadline for one step of a commit. The flush of
 // a big archive is such a step; most of it is on the disk already by then.

@@ -50,7 +50,7 @@ func hint(err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%w: run this as the user of cis490-receiver.service, as a member of operator_group, or as root", err)
 	case errors.Is(err, durable.ErrLocked):
-		return fmt.Errorf("another receiver has this store: systemctl status cis490-receiver (%w)", err)
+		return fmt.Errorf("another receiver, or a command that reads the store, has it: systemctl status cis490-receiver (%w)", err)
 	}
 	return err
 }
