@@ -242,7 +242,7 @@ func newHostIn(t *testing.T, dir, data, name, url, ca string, changes ...string)
 		fmt.Sprintf("host = %q", name), fmt.Sprintf("data_dir = %q", h.data), fmt.Sprintf("run_dir = %q", h.run), `min_free = "0B"`,
 		fmt.Sprintf("receiver.url = %q", url), fmt.Sprintf("receiver.ca_file = %q", ca),
 		`shipper.backoff_min = "50ms"`, `shipper.backoff_max = "400ms"`, `shipper.poll_interval = "300ms"`,
-		`shipper.connect_timeout = "2s"`, `shipper.stall_timeout = "2s"`, `shipper.response_timeout = "5s"`,
+		`shipper.connect_timeout = "1s"`, `shipper.stall_timeout = "2s"`, `shipper.response_timeout = "5s"`,
 		`shipper.scan_interval = "1s"`)
 	h.conf.with(changes...)
 	h.conf.write(t, h.config)
@@ -338,6 +338,15 @@ func (h *host) quarantined() map[string]reason {
 		out[filepath.Base(filepath.Dir(f))] = r
 	}
 	return out
+}
+
+// setAside says how many are in quarantine when it is not n: an episode is in neither place for a moment.
+func (h *host) setAside(n int) string {
+	h.t.Helper()
+	if got := h.quarantined(); len(got) != n {
+		return fmt.Sprintf("%d are in quarantine, want %d: %v", len(got), n, got)
+	}
+	return ""
 }
 
 // receipts reads the ledger.

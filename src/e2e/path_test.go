@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -114,7 +115,16 @@ func TestAFaultOfThePathCondemnsNothingCostsOneProbeAtATimeAndIsOverWithinSecond
 func holds(t *testing.T, h *host, p *proxy, codes []code.Code, n int, most time.Duration) {
 	t.Helper()
 	eventually(t, 20*time.Second+2*most, func() string { return h.held(codes...) })
-	time.Sleep(500 * time.Millisecond) // what was under way when the fault began
+	// What was under way when the queue was held may go on for as long as a connection may take to be made.
+	settle := 500 * time.Millisecond
+	if slices.Contains(codes, code.TimedOut) {
+		d, err := time.ParseDuration(strings.Trim(h.conf["shipper"]["connect_timeout"], `"`))
+		if err != nil {
+			d = 10 * time.Second
+		}
+		settle += d
+	}
+	time.Sleep(settle)
 	p.cut()
 	p.maxOpen.Store(p.open.Load())
 	dialed, requests, began := p.dialed.Load(), p.requests.Load(), time.Now()

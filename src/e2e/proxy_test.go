@@ -37,6 +37,7 @@ type proxy struct {
 
 	mu    sync.Mutex
 	ln    net.Listener
+	idle  chan struct{} // closed when ln is
 	conns map[net.Conn]bool
 	serve func(net.Conn) // what happens to a connection
 	heal  func()         // undoes a fault that is not in serve
@@ -51,17 +52,8 @@ func newProxy(t *testing.T, backend string) *proxy {
 	p.serve = p.forward
 	p.listen()
 	t.Cleanup(func() {
-		p.mu.Lock()
-		heal := p.heal
-		p.heal = nil
-		if p.ln != nil {
-			p.ln.Close()
-		}
-		p.mu.Unlock()
-		if heal != nil {
-			heal()
-		}
-		p.freeze.Store(false)
+		p.pass()
+		p.unlisten()
 		p.cut()
 	})
 	return p
@@ -93,10 +85,12 @@ func (p *proxy) listen() {
 	if err != nil {
 		p.t.Fatal(err)
 	}
+	idle := make(chan struct{})
 	p.mu.Lock()
-	p.ln = ln
+	p.ln, p.idle = ln, idle
 	p.mu.Unlock()
 	go func() {
+		defer close(idle)
 		for {
 			c, err := ln.Accept()
 			if err != nil {
@@ -116,6 +110,15 @@ func (p *proxy) listen() {
 			}()
 		}
 	}()
+}
+
+// unlisten returns when the port is free.
+func (p *proxy) unlisten() {
+	p.mu.Lock()
+	ln, idle := p.ln, p.idle
+	p.mu.Unlock()
+	ln.Close()
+	<-idle
 }
 
 func (p *proxy) forget(c net.Conn) {
@@ -233,20 +236,14 @@ func (p *proxy) pass() {
 
 // refuse makes the port one that nobody listens on.
 func (p *proxy) refuse() {
-	p.mu.Lock()
-	ln := p.ln
-	p.mu.Unlock()
-	ln.Close()
+	p.unlisten()
 	p.set(p.forward, p.listen)
 }
 
 // blackHole makes connections that can't be made: SYNs go unanswered, as behind a firewall that drops them. A listening
 // socket whose queue is full does that on loopback (listen(2)).
 func (p *proxy) blackHole() {
-	p.mu.Lock()
-	ln := p.ln
-	p.mu.Unlock()
-	ln.Close()
+	p.unlisten()
 	_, port, _ := net.SplitHostPort(p.addr)
 	n, _ := strconv.Atoi(port)
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

@@ -268,13 +268,19 @@ func TestTwoHostsShipAtOnceAndOneIdGoesToTheFirst(t *testing.T) {
 	if n := len(r.archives(shared.String())); n != 1 {
 		t.Errorf("%d archives have the shared id", n)
 	}
+	eventually(t, 10*time.Second, func() string {
+		if n := len(hosts[0].quarantined()) + len(hosts[1].quarantined()); n != 1 {
+			return fmt.Sprintf("%d are in quarantine, want 1", n)
+		}
+		return ""
+	})
 	q := map[string]string{}
 	for _, h := range hosts {
 		for id, why := range h.quarantined() {
 			q[id] += string(why.Code)
 		}
 	}
-	if len(q) != 1 || q[shared.String()] != "conflict" {
+	if q[shared.String()] != "conflict" {
 		t.Errorf("in quarantine: %v, want the shared id once, as a conflict", q)
 	}
 }
