@@ -422,6 +422,10 @@ func (f *flusher) run() {
 	}
 }
 
+// errTainted: when a flush fails, the kernel reports the error once. Any file
+// that was being written then may be the one it was about.
+var errTainted = errors.New("the flush of another episode failed meanwhile")
+
 // group flushes the entries, gives them their names, and flushes those. It
 // returns what is on the disk; the others have been told why they are not.
 func (f *flusher) group(entries []*entry) (b batch) {
@@ -437,11 +441,9 @@ func (f *flusher) group(entries []*entry) (b batch) {
 	}()
 	ok := make([]*entry, 0, len(entries))
 	for _, e := range entries {
-		// When a flush fails, the kernel reports the error once: any file that
-		// was being written then may be the one it was about.
 		if e.failures != current {
 			s.discard(e)
-			e.finish(errors.New("a flush failed while it was being written"))
+			e.finish(errTainted)
 			continue
 		}
 		p := day(e.Facts.Host, e.Facts.Started)
@@ -472,7 +474,7 @@ func (f *flusher) group(entries []*entry) (b batch) {
 		if slot != nil {
 			fds = append(fds, slot.fd)
 		}
-		if err = f.flush(append(fds, parents...)); err != nil {
+		if err = f.flush(append(fds, parents...), current); err != nil {
 			err = fmt.Errorf("flush %d episodes: %w", len(ok), err)
 			s.failures.Add(1)
 			if slot != nil {
@@ -491,7 +493,7 @@ func (f *flusher) group(entries []*entry) (b batch) {
 		return batch{}
 	}
 	s.days.keep(fresh)
-	return f.name(ok, slot)
+	return f.name(ok, slot, current)
 }
 
 // intend writes the group's intent. Entries with one of their own need none.
@@ -513,7 +515,7 @@ func (f *flusher) intend(entries []*entry) (*slot, error) {
 }
 
 // name renames a flushed group into place and flushes the names.
-func (f *flusher) name(entries []*entry, slot *slot) batch {
+func (f *flusher) name(entries []*entry, slot *slot, failures uint64) batch {
 	s := f.s
 	placed, stale := make([]*entry, 0, len(entries)), false
 	var fds []int
@@ -534,7 +536,7 @@ func (f *flusher) name(entries []*entry, slot *slot) batch {
 		}
 	}
 	f.w.Progress()
-	if err := f.flush(fds); err != nil {
+	if err := f.flush(fds, failures); err != nil {
 		err = fmt.Errorf("flush the directories of %d episodes: %w", len(placed), err)
 		s.log.Error("a group of episodes was not stored", "episodes", len(placed), "error", err)
 		s.failures.Add(1)

@@ -132,13 +132,23 @@ const (
 	fsyncJobs = 8 // at once
 )
 
-// flush returns the first error. Then none of the files may be trusted, nor
-// flushed again.
-func (f *flusher) flush(fds []int) error {
-	s, w, y := f.s, f.w, &f.sync
+// flush flushes files for a group that began when so many flushes had failed.
+// After an error none of the files may be trusted, nor flushed again.
+func (f *flusher) flush(fds []int, failures uint64) error {
 	if len(fds) == 0 {
 		return nil
 	}
+	if err := f.flushNow(fds); err != nil {
+		return err
+	}
+	if f.s.failures.Load() != failures {
+		return errTainted
+	}
+	return nil
+}
+
+func (f *flusher) flushNow(fds []int) error {
+	s, w, y := f.s, f.w, &f.sync
 	begin := time.Now()
 	smooth := func(old *time.Duration, now time.Duration) {
 		if *old == 0 {
