@@ -243,7 +243,7 @@ func (x *exchange) readInto(u *upload, t *turn) error {
 				return err
 			}
 			u.flushSome()
-			if time.Since(lastTold) >= progressEvery {
+			if time.Since(lastTold) >= x.r.progressEvery {
 				lastTold = time.Now()
 				x.tell(u)
 			}

@@ -45,7 +45,7 @@ func (u *upload) complete(began time.Time) *attempt {
 	a := &attempt{done: make(chan struct{})}
 	u.try = a
 	if u.check != nil {
-		u.check.whole = true
+		u.check.whole = true // also of one that has ended
 	} else if u.valid == nil && !u.big {
 		// A new one, for an upload of a former process or one that was left alone for long.
 		u.check = u.startCheck()
@@ -142,26 +142,27 @@ func (u *upload) verified() (*pack.Verified, []pack.FrameInfo, error) {
 		return nil, nil, endedBy(final)
 	case valid != nil:
 		return valid, frames, nil
-	case big:
+	case !big:
+		<-check.done
+		u.mu.Lock()
+		final = u.final
+		u.mu.Unlock()
+		switch {
+		case check.err == errDeferred:
+			big = true
+		case check.err != nil && final != nil:
+			return nil, nil, endedBy(final)
+		case check.err != nil:
+			return nil, nil, check.err
+		}
+		valid = check.got
+	}
+	if big {
 		v, content, err := u.verifyFile()
 		if err != nil {
 			return nil, nil, err
 		}
 		valid, frames = v, fillIn(frames, content)
-	default:
-		<-check.done
-		if check.err != nil {
-			if errors.Is(check.err, errStopped) {
-				u.mu.Lock()
-				final = u.final
-				u.mu.Unlock()
-				if final != nil {
-					return nil, nil, endedBy(final)
-				}
-			}
-			return nil, nil, check.err
-		}
-		valid = check.got
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -207,7 +208,7 @@ const progressEvery = 5 * time.Second
 // await waits for the attempt's end and answers with it. If the client goes, the
 // attempt goes on.
 func (x *exchange) await(a *attempt) error {
-	tick := time.NewTicker(progressEvery)
+	tick := time.NewTicker(x.r.progressEvery)
 	defer tick.Stop()
 	for {
 		select {

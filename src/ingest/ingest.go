@@ -50,6 +50,8 @@ type Deps struct {
 	Notifier *liveness.Notifier // nil: nobody is told
 	Listener net.Listener       // nil: config.Receiver.Listen
 	Now      func() time.Time   // nil: time.Now
+
+	tune func(*Receiver) // for tests: what is otherwise a constant
 }
 
 // Receiver is a running receiver. Make one with [New].
@@ -69,6 +71,7 @@ type Receiver struct {
 	operator net.Listener
 	slots    slots
 	decoders chan struct{} // one token for each frame that is decoded at a time
+	streams  chan struct{} // one token for each upload that is verified as a stream
 	counts   *counters
 	notes    notes
 
@@ -76,6 +79,9 @@ type Receiver struct {
 
 	mu      sync.Mutex
 	uploads map[string]*upload // by token
+
+	progressEvery time.Duration // between interim answers
+	maxTags       int64
 
 	stopping chan struct{}  // closed when bodies are to end
 	work     sync.WaitGroup // verifications, commits and flushes under way
@@ -98,14 +104,18 @@ const (
 func New(cfg config.Receiver, d Deps) (_ *Receiver, err error) {
 	r := &Receiver{
 		log: d.Log, notifier: d.Notifier, tracker: liveness.NewTracker(), now: d.Now,
-		decoders: make(chan struct{}, maxDecoders),
-		uploads:  map[string]*upload{}, stopping: make(chan struct{}), wake: make(chan struct{}, 1),
+		decoders: make(chan struct{}, maxDecoders), streams: make(chan struct{}, maxStreams),
+		uploads: map[string]*upload{}, stopping: make(chan struct{}), wake: make(chan struct{}, 1),
 	}
 	if r.log == nil {
 		r.log = journal.Discard()
 	}
 	if r.now == nil {
 		r.now = time.Now
+	}
+	r.progressEvery, r.maxTags = progressEvery, maxTags
+	if d.tune != nil {
+		d.tune(r)
 	}
 	r.started = r.now()
 	r.base, r.cancel = context.WithCancel(context.Background())

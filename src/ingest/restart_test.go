@@ -483,3 +483,59 @@ func TestForeignFrames(t *testing.T) {
 		}
 	}
 }
+
+// An episode whose tag files are too long to be kept in memory while it is sent is
+// verified all the same, at its end; and a request that takes long gets signs of
+// life.
+func TestVerifiedAtTheEnd(t *testing.T) {
+	g := newRig(t)
+	if err := g.stop(); err != nil {
+		t.Fatal(err)
+	}
+	g.deps.tune = func(r *Receiver) { r.maxTags, r.progressEvery = 1000, time.Millisecond }
+	g.start()
+	p := g.host.big(13, 30)
+	path := g.host.begin(p)
+	a := g.host.do(patch(path, 0, true, p.bytes()))
+	receipt(t, a, p, code.Stored)
+	g.stored(p)
+	if len(a.interim) == 0 {
+		t.Error("no 104 though it took long")
+	}
+	for _, h := range a.interim {
+		if h.Get("Location") != "" || h.Get(wire.HeaderInterop) != wire.InteropVersion {
+			t.Errorf("104 of an append: %v", h)
+		}
+	}
+	q := g.host.big(14, 2)
+	want(t, g.host.send(q.announcement(), flip(q.bytes(), 700_000), true), http.StatusUnprocessableEntity, code.DigestMismatch)
+}
+
+// While a long body is sent, the client is told how far it is on the disk.
+func TestProgressIsTold(t *testing.T) {
+	g := newRig(t)
+	if err := g.stop(); err != nil {
+		t.Fatal(err)
+	}
+	g.deps.tune = func(r *Receiver) { r.progressEvery = time.Millisecond }
+	g.start()
+	p := g.host.big(15, 150)
+	ann := p.announcement()
+	a := g.host.do(request{method: "POST", path: wire.PathEpisodes, ann: &ann, body: bytes.NewReader(p.bytes()), header: map[string]string{wire.HeaderUploadComplete: "?1"}})
+	receipt(t, a, p, code.Stored)
+	last, told := int64(0), 0
+	for _, h := range a.interim {
+		if h.Get("Location") != a.interim[0].Get("Location") {
+			t.Errorf("another Location: %v", h)
+		}
+		if n, ok := wire.ParseInteger(h.Values(wire.HeaderUploadOffset)); ok {
+			if told++; n <= last {
+				t.Errorf("offset %d after %d", n, last)
+			}
+			last = n
+		}
+	}
+	if told == 0 || last < flushEvery {
+		t.Errorf("told %d times, at last %d", told, last)
+	}
+}

@@ -55,6 +55,11 @@ const (
 	maxCompressedFrame = maxFrame + 64<<10
 	// maxDecoders bounds the frames in memory of all uploads together.
 	maxDecoders = 8
+	// maxTags is how many bytes of tag files an upload may have to be verified while
+	// it runs: its manifest stays in memory until it ends, however slow it is. One
+	// that has more is verified once it is whole, maxStreams at a time.
+	maxTags    = 16 << 20
+	maxStreams = 4
 	// ratioAllowance is how much may be decoded before limits.ratio counts:
 	// small episodes of zeros are no bombs.
 	ratioAllowance = 64 << 20
@@ -71,13 +76,12 @@ type bounds struct {
 
 func newBounds(a wire.Announcement, l config.Limits) bounds {
 	const (
-		mib     = 1 << 20
-		maxTags = 512 * mib
+		mib = 1 << 20
 		// perFile is the tar header and padding of a file, and the PAX records of
 		// a path of maximal length.
 		perFile = 512 + 511 + 512 + 4096 + 1024
 	)
-	tags := min(64*mib+a.Files*1024, maxTags)
+	tags := min(64*mib+a.Files*1024, 512*mib)
 	b := bounds{
 		verify: pack.Limits{Files: l.EpisodeFiles, PayloadBytes: int64(l.EpisodeSize), TagBytes: tags, RunBytes: episode.MaxRun},
 		ratio:  l.Ratio,

@@ -45,7 +45,10 @@ var frameBufferPool = sync.Pool{New: func() any { return new(frameBuffers) }}
 // verifyWithin is the watchdog's deadline for reading one frame.
 const verifyWithin = 2 * time.Minute
 
-var errStopped = errors.New("the verification was stopped")
+var (
+	errStopped  = errors.New("the verification was stopped")
+	errDeferred = errors.New("the episode is verified once it is whole")
+)
 
 // startCheck begins to verify u from its first frame on. The caller holds u.mu.
 func (u *upload) startCheck() *verifier {
@@ -59,15 +62,19 @@ func (v *verifier) run() {
 	defer v.u.r.work.Done()
 	defer v.worker.Done()
 	v.got, v.err = v.verify()
-	close(v.done)
 	u := v.u
 	u.mu.Lock()
 	early := u.check == v && !v.stopped && !v.whole
+	if v.err == errDeferred {
+		u.big = true
+		early = false
+	}
 	u.mu.Unlock()
 	if early && v.err != nil {
 		// A verdict in mid-body: the request that is sending now is told, and any later one.
 		u.condemn(v.err)
 	}
+	close(v.done)
 }
 
 func (v *verifier) verify() (got *pack.Verified, err error) {
@@ -81,9 +88,14 @@ func (v *verifier) verify() (got *pack.Verified, err error) {
 			got, err = nil, code.New(code.ReceiverError, "the verification of episode %s failed inside", v.u.ann.ID)
 		}
 	}()
-	got, err = pack.Verify(v, v.u.ann.Facts, v.u.bounds.verify)
+	limits := v.u.bounds.verify
+	limits.TagBytes = min(limits.TagBytes, v.u.r.maxTags)
+	got, err = pack.Verify(v, v.u.ann.Facts, limits)
 	if v.fail != nil {
 		return nil, v.fail
+	}
+	if c, _ := code.Of(err); c == code.TooLarge {
+		return nil, errDeferred
 	}
 	return got, err
 }
@@ -188,6 +200,8 @@ func (u *upload) verifyFile() (got *pack.Verified, content int64, err error) {
 	defer f.Close()
 	w := u.r.tracker.Worker("verify episode " + u.ann.ID.String())
 	defer w.Done()
+	u.r.streams <- struct{}{}
+	defer func() { <-u.r.streams }()
 	w.Within(verifyWithin)
 	u.mu.Lock()
 	size := u.size
