@@ -22,6 +22,9 @@ const (
 	// aloneFor is how long an episode that is tried alone stays alone without
 	// the receiver having acknowledged anything new of it.
 	aloneFor = 2 * time.Minute
+	// episodeMax is the least bound of the back-off of one episode's own trouble:
+	// sending it again, all of it, will hardly help within seconds.
+	episodeMax = 10 * time.Minute
 	// turnCheck bounds how often the waiting list of troubled episodes is gone
 	// through while others have their turn.
 	turnCheck = 100 * time.Millisecond
@@ -71,6 +74,9 @@ func (b backoff) after(failures int) time.Duration {
 	d = min(d, b.max)
 	return d/2 + rand.N(d/2+1)
 }
+
+// atMost is b with a bound of at least d.
+func (b backoff) atMost(d time.Duration) backoff { return backoff{b.min, max(b.max, d)} }
 
 // path is the state of the way to the receiver.
 type path struct {
@@ -421,7 +427,7 @@ func (s *scheduler) postpone(f *flight, e *code.Error, answered bool) pathChange
 	}
 	now := time.Now()
 	t.failures++
-	t.since, t.until = now, now.Add(s.backoff.after(t.failures))
+	t.since, t.until = now, now.Add(s.backoff.atMost(episodeMax).after(t.failures))
 	s.later[f.id] = t
 	s.laterDue = time.Time{}
 	first, seen := s.suspect[e.Code]
@@ -452,7 +458,11 @@ func (s *scheduler) hold(f *flight, e *code.Error) pathChange {
 	}
 	now := time.Now()
 	p.failures++
-	d := s.backoff.after(p.failures)
+	b := s.backoff
+	if e.Code == code.DigestMismatch {
+		b = b.atMost(episodeMax)
+	}
+	d := b.after(p.failures)
 	if r := min(e.RetryAfter, maxRetryAfter); r > 0 {
 		d = max(d, r+rand.N(r/10+1))
 	}

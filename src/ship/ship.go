@@ -168,8 +168,17 @@ func (s *Shipper) Run(ctx context.Context) error {
 	beat := &liveness.Beat{Notifier: s.notifier, Tracker: s.tracker, Log: s.log}
 	_ = liveness.RunForever(ctx, liveness.RunOptions{Interval: s.cfg.Shipper.ScanInterval, Wake: throttled, Log: s.log}, s.pass, beat.Beat)
 	s.stop(kill)
-	s.others.Wait()
-	s.writeState()
+	rest := make(chan struct{})
+	go func() {
+		s.others.Wait()
+		close(rest)
+	}()
+	select {
+	case <-rest:
+		s.writeState()
+	case <-time.After(parkFor):
+		s.log.Error("stopped; the clean-up did not come back")
+	}
 	if t, ok := s.client.transport.(interface{ CloseIdleConnections() }); ok {
 		t.CloseIdleConnections()
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"net/textproto"
 	"net/url"
@@ -148,8 +149,11 @@ func (u *uploader) resumable(ctx context.Context, f *flight, plan *pack.Plan, ou
 			known = false
 		}
 	}
-	forget := func() {
+	forget := func(why *failure) {
 		known = false
+		if why != nil {
+			u.noteUpload(f, why, "the upload is begun anew")
+		}
 		if err := q.DropUpload(id); err != nil {
 			u.s.log.Debug("drop an upload's token", "episode", id.String(), "err", err.Error())
 		}
@@ -165,11 +169,11 @@ func (u *uploader) resumable(ctx context.Context, f *flight, plan *pack.Plan, ou
 			case out.fail == nil && (complete || at.held.Content > plan.TarSize()):
 				// It ended without our having heard how. If it was stored,
 				// a new upload is answered by the receipt.
-				forget()
+				forget(nil)
 				continue
 			case out.fail == nil:
 			case isUploadGone(out.fail):
-				forget()
+				forget(out.fail)
 				continue
 			default:
 				return
@@ -203,12 +207,14 @@ func (u *uploader) resumable(ctx context.Context, f *flight, plan *pack.Plan, ou
 		case out.fail == nil || out.fail.parked:
 			return
 		case out.fail.code() == code.OffsetMismatch:
+			u.noteUpload(f, out.fail, "the receiver is asked for the offset")
 		case out.fail.code() == code.Cut && ctx.Err() == nil:
 			// Perhaps the verdict was lost with the connection, perhaps it can
 			// go on at once.
 			last = out.fail
+			u.noteUpload(f, out.fail, "connection cut; the receiver is asked for the offset")
 		case isUploadGone(out.fail):
-			forget()
+			forget(out.fail)
 		default:
 			return
 		}
@@ -218,6 +224,13 @@ func (u *uploader) resumable(ctx context.Context, f *flight, plan *pack.Plan, ou
 	}
 	out.fail = &failure{status: out.fail.status, answered: out.fail.answered,
 		why: code.New(code.ReceiverError, "the upload was begun anew %d times and did not get on; last: %v", maxRestarts, out.fail.why)}
+}
+
+// noteUpload logs what concerns no more than one upload.
+func (u *uploader) noteUpload(f *flight, fail *failure, msg string) {
+	u.s.figures.failed(fail.code())
+	u.s.event(fail.code(), msg, slog.String("episode", f.id.String()), slog.Int("status", fail.status), slog.String("detail", detail(fail.why)),
+		slog.Int64("sent_tar_bytes", u.held.Load()))
 }
 
 func isUploadGone(f *failure) bool {
