@@ -74,10 +74,10 @@ func TestAStopLetsAnUploadThatSoonEndsEnd(t *testing.T) {
 func TestAReceiverRestartedInMidQueueLosesAndDoublesNothing(t *testing.T) {
 	t.Parallel()
 	r, _, h := pair(t)
-	ids := h.make(make([]episode.Spec, 600)...)
+	ids := h.make(make([]episode.Spec, 300)...)
 	h.start()
 	for i := range 4 {
-		at := (i + 1) * 60
+		at := (i + 1) * 30
 		eventually(t, 30*time.Second, func() string {
 			if n := len(h.sealed()); n > len(ids)-at {
 				return fmt.Sprintf("%d still wait", n)
@@ -114,10 +114,10 @@ func TestAReceiverRestartedInMidQueueLosesAndDoublesNothing(t *testing.T) {
 func TestAShipperKilledInMidQueueLosesAndDoublesNothing(t *testing.T) {
 	t.Parallel()
 	r, _, h := pair(t)
-	ids := h.make(make([]episode.Spec, 600)...)
+	ids := h.make(make([]episode.Spec, 300)...)
 	h.start()
 	for i := range 4 {
-		at := (i + 1) * 100
+		at := (i + 1) * 50
 		eventually(t, 30*time.Second, func() string {
 			if n := len(h.sealed()); n > len(ids)-at {
 				return fmt.Sprintf("%d still wait", n)
@@ -190,7 +190,7 @@ func TestAnEpisodeOfManyFilesArrivesInLittleMemory(t *testing.T) {
 	t.Parallel()
 	r, _, h := pair(t)
 	src := filepath.Join(tempDir(t), "run")
-	const files = 20_000
+	const files = 5_000
 	for i := range files {
 		if i%1000 == 0 {
 			if err := os.MkdirAll(filepath.Join(src, fmt.Sprint(i/1000)), 0o755); err != nil {
