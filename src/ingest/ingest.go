@@ -76,6 +76,7 @@ type Receiver struct {
 	notes    notes
 
 	passing sync.Mutex // one pass at a time
+	tidying atomic.Bool
 
 	mu      sync.Mutex
 	uploads map[string]*upload // by token

@@ -223,15 +223,43 @@ func (r *Receiver) pass(ctx context.Context) error {
 		delete(r.uploads, u.token)
 	}
 	r.mu.Unlock()
-	for _, u := range idle {
-		u.rest(now)
-	}
-	for _, u := range expired {
-		r.log.Info("a partial upload expired", "episode", u.ann.ID.String(), "host", u.ann.Host, "bytes", u.size, "last_request", u.last.UTC().Format(time.RFC3339))
-		u.remove(code.New(code.UploadGone, "the upload expired: nothing was sent for longer than upload_max_age = %s", st.cfg.UploadMaxAge))
+	if len(expired)+len(idle) > 0 {
+		r.tidy(now, st, expired, idle)
 	}
 	_ = r.notifier.Status(r.statusText())
 	return r.writeState()
+}
+
+// tidy removes uploads that have expired and lets idle ones rest. It works on the
+// disk, so not in the pass itself: a disk that hangs is to be named as what holds
+// things up.
+func (r *Receiver) tidy(now time.Time, st *settings, expired, idle []*upload) {
+	if !r.tidying.CompareAndSwap(false, true) {
+		return // the next pass comes again
+	}
+	w := r.tracker.Worker("tidy partial uploads")
+	w.Within(flushWithin)
+	r.work.Add(1)
+	go func() {
+		defer r.work.Done()
+		defer r.tidying.Store(false)
+		defer w.Done()
+		for _, u := range idle {
+			u.rest(now)
+			w.Progress()
+		}
+		for _, u := range expired {
+			u.mu.Lock()
+			size, last, busy := u.size, u.last, u.busy()
+			u.mu.Unlock()
+			if busy {
+				continue
+			}
+			r.log.Info("a partial upload expired", "episode", u.ann.ID.String(), "host", u.ann.Host, "bytes", size, "last_request", last.UTC().Format(time.RFC3339))
+			u.remove(code.New(code.UploadGone, "the upload expired: nothing was sent for longer than upload_max_age = %s", st.cfg.UploadMaxAge))
+			w.Progress()
+		}
+	}()
 }
 
 const (

@@ -322,6 +322,7 @@ func TestExpiry(t *testing.T) {
 		if err := g.r.pass(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+		waitFor(t, "the tidying to end", func() bool { return !g.r.tidying.Load() })
 		g.late.Store(0)
 		return g.host.head(path)
 	}

@@ -42,6 +42,7 @@ func (x *exchange) event() event {
 // noteStored counts and logs that an episode is acknowledged.
 func (r *Receiver) noteStored(e event, c code.Code, receipt wire.Receipt) {
 	r.counts.code(c)
+	r.counts.took.Update(r.now().Sub(e.began).Seconds())
 	r.notes.stored(e, c, receipt)
 	msg := "stored"
 	if c == code.AlreadyStored {
@@ -223,6 +224,7 @@ type counters struct {
 	codes    map[code.Code]*vm.Counter
 	received *vm.Counter
 	cuts     *vm.Counter
+	took     *vm.Histogram
 }
 
 func newCounters(r *Receiver) *counters {
@@ -233,6 +235,7 @@ func newCounters(r *Receiver) *counters {
 		}
 	}
 	c.received = c.set.NewCounter("cis490_receiver_body_bytes_total")
+	c.took = c.set.NewHistogram("cis490_receiver_acknowledge_seconds") // from the completing request to the receipt
 	c.cuts = c.set.NewCounter("cis490_receiver_bodies_cut_total")
 	c.set.NewGauge("cis490_receiver_uploads_under_way", func() float64 { return float64(r.slots.inUse()) })
 	c.set.NewGauge("cis490_receiver_partial_uploads", func() float64 { n, _ := r.partials(); return float64(n) })
