@@ -36,12 +36,13 @@ type client struct {
 
 func newClient(cfg config.LabHost, transport http.RoundTripper, id *identity.Client, window func(string)) *client {
 	// With an empty path JoinPath would make relative ones, which a server refuses.
-	base := &url.URL{Scheme: cfg.Receiver.URL.Scheme, Host: cfg.Receiver.URL.Host, Path: "/"}
+	at := func(path string) *url.URL {
+		return &url.URL{Scheme: cfg.Receiver.URL.Scheme, Host: cfg.Receiver.URL.Host, Path: path}
+	}
 	return &client{
-		transport: transport, tls: id, base: base, window: window,
-		episodes: base.JoinPath(wire.PathEpisodes),
-		self:     base.JoinPath(wire.PathSelf),
-		agent:    []string{"cis490-shipper/" + version.String()},
+		transport: transport, tls: id, window: window,
+		base: at(""), episodes: at(wire.PathEpisodes), self: at(wire.PathSelf),
+		agent: []string{"cis490-shipper/" + version.String()},
 	}
 }
 

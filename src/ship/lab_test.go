@@ -170,3 +170,10 @@ func status(n int) func(http.ResponseWriter, *http.Request) bool {
 		return true
 	}
 }
+
+func writeFile(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -164,13 +165,14 @@ func TestRetryAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, slow)
 		s := newStandin()
-		retry := 20 * time.Minute
+		var retry atomic.Int64
+		retry.Store(int64(20 * time.Minute))
 		s.setFault(func(w http.ResponseWriter, r *http.Request) bool {
 			if r.Method == http.MethodGet {
 				return false
 			}
 			p := wire.NewProblem(code.ReceiverFull, "", time.Now())
-			p.RetryAfter = retry
+			p.RetryAfter = time.Duration(retry.Load())
 			wire.WriteProblem(w, r, p)
 			return true
 		})
@@ -182,7 +184,7 @@ func TestRetryAfter(t *testing.T) {
 		if n := s.seen("POST v1/episodes"); n < 3 || n > 4 {
 			t.Errorf("%d tries in an hour with Retry-After: 1200", n)
 		}
-		retry = 365 * 24 * time.Hour
+		retry.Store(int64(365 * 24 * time.Hour))
 		time.Sleep(24 * time.Hour)
 		if n := s.seen("POST v1/episodes"); n < 4+20 || n > 4+26 {
 			t.Errorf("%d tries in a day with Retry-After: a year", n-4)

@@ -226,7 +226,7 @@ func (s *scheduler) take() *flight {
 
 // pick is take without the waiting.
 func (s *scheduler) pick(now time.Time) *flight {
-	if s.closed {
+	if s.closed || !s.scanned { // what waits behind what is not known before
 		return nil
 	}
 	if a := s.alone; a != nil && !a.moved && now.Before(a.aloneTill) {
