@@ -2,11 +2,9 @@ package ship
 
 import (
 	"context"
-	"log/slog"
 	"time"
 
 	"cis490/src/code"
-	"cis490/src/journal"
 	"cis490/src/queue"
 )
 
@@ -16,7 +14,7 @@ import (
 func (s *Shipper) cleanForever(ctx context.Context) {
 	w := s.tracker.Worker("clean-up")
 	defer w.Done()
-	said := queue.Outcome("")
+	unknown, said := time.Time{}, false
 	for {
 		select {
 		case <-ctx.Done():
@@ -47,11 +45,15 @@ func (s *Shipper) cleanForever(ctx context.Context) {
 		if r.Outcome == queue.CleanupNotDue || r.Outcome == "" {
 			continue
 		}
-		if r.Outcome == queue.CleanupClockUnknown && said != r.Outcome {
-			journal.Event(ctx, s.log, code.ClockSkew, "quarantine not cleaned up: the receiver has not confirmed this host's clock within 24 h",
-				slog.String("fix", code.ClockSkew.Info().Fix))
+		switch {
+		case r.Outcome != queue.CleanupClockUnknown:
+			unknown, said = time.Time{}, false
+		case unknown.IsZero():
+			unknown = now
+		case !said && now.Sub(unknown) >= clockPatience && s.facts.asideTotal() > 0:
+			said = true
+			s.log.Warn("quarantine not cleaned up: the receiver has not confirmed this host's clock", "fix", code.ClockSkew.Info().Fix)
 		}
-		said = r.Outcome
 		s.facts.cleanedUp(r.Outcome, now)
 		s.figures.cleanedUp(len(r.Removed))
 		if len(r.Removed) > 0 {
@@ -59,6 +61,16 @@ func (s *Shipper) cleanForever(ctx context.Context) {
 			poke(s.changed)
 		}
 	}
+}
+
+// clockPatience is for how long the clean-up waits for the receiver's word on the
+// clock before it says so.
+const clockPatience = 10 * time.Minute
+
+func (f *facts) asideTotal() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.counts.Total
 }
 
 func (f *facts) cleanedUp(o queue.Outcome, now time.Time) {

@@ -44,7 +44,7 @@ func (s *Shipper) pollForever(ctx context.Context) {
 			// The path is held, and what waits is the better probe.
 			p.worker.Idle()
 			path, _ := s.sched.view()
-			if !s.pause(ctx, max(pollGap, time.Until(path.next)+pollGap), nil) {
+			if !s.pause(ctx, max(pollGap, time.Until(path.next)+pollGap), s.pollNow) {
 				return
 			}
 			continue

@@ -412,6 +412,8 @@ func (s *Shipper) path(c pathChange) {
 	p, q := s.sched.view()
 	poke(s.changed)
 	switch c {
+	case pathOpen:
+		poke(s.pollNow) // what the receiver said while it was held is old
 	case pathHeld, pathCode:
 		if p.err == nil {
 			return

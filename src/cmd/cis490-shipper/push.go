@@ -76,11 +76,16 @@ func pushHere(ctx context.Context, cfg config.LabHost, out io.Writer) (err error
 			err = cerr
 		}
 	}()
+	before, err := q.Counts()
+	if err != nil {
+		return hint(err)
+	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	ran := make(chan error, 1)
 	go func() { ran <- s.Run(ctx) }()
-	e := emptying{progress: p}
+	// From the start, before which nothing was shipped.
+	e := emptying{progress: p, begun: true, first: ship.State{Quarantine: ship.QuarantineState{Total: before.Total}}}
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for e.see(s.State()) {
@@ -197,11 +202,12 @@ type lines struct {
 
 const summaryEvery = 10 * time.Second
 
-func (l *lines) show(_, st ship.State) {
+func (l *lines) show(first, st ship.State) {
 	if !l.begun {
-		l.begun, l.aside, l.at = true, st.Quarantine.Total, time.Now()
+		l.begun, l.aside, l.at = true, first.Quarantine.Total, time.Now()
 		if !l.quiet {
-			l.say(fmt.Sprintf("%d episodes to ship", st.Queue.Left()))
+			done := int(st.Totals.Shipped-first.Totals.Shipped) + max(0, st.Quarantine.Total-first.Quarantine.Total)
+			l.say(fmt.Sprintf("%d episodes to ship", st.Queue.Left()+done))
 		}
 	}
 	if l.reports {
