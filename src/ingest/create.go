@@ -1,8 +1,8 @@
 package ingest
 
 import (
-	"bytes"
 	"errors"
+	"io"
 	"net/http"
 	"sync"
 	"time"
@@ -170,7 +170,7 @@ func (x *exchange) small(ann wire.Announcement) error {
 	if content, err = pack.DecodeFrame(content, body, int(size)); err != nil {
 		return undecodable(err, 0)
 	}
-	verified, err := pack.Verify(bytes.NewReader(content), ann.Facts, b.verify)
+	verified, err := pack.Verify(&inMemory{content}, ann.Facts, b.verify)
 	if err != nil {
 		return err
 	}
@@ -258,4 +258,22 @@ const retryFull = 5 * time.Second
 // its copy and to send it again; it is not told that the episode is malformed.
 func undecodable(err error, offset int64) error {
 	return code.Wrap(code.DigestMismatch, err, "the zstd frame at byte %d of the upload doesn't decode", offset)
+}
+
+// inMemory reads what is in memory; see pack.Chunker.
+type inMemory struct{ b []byte }
+
+func (m *inMemory) Chunk(max int) ([]byte, error) {
+	if len(m.b) == 0 {
+		return nil, io.EOF
+	}
+	b := m.b[:min(max, len(m.b))]
+	m.b = m.b[len(b):]
+	return b, nil
+}
+
+// Read is Chunk that copies.
+func (m *inMemory) Read(p []byte) (int, error) {
+	b, err := m.Chunk(len(p))
+	return copy(p, b), err
 }

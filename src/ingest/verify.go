@@ -100,29 +100,35 @@ func (v *verifier) verify() (got *pack.Verified, err error) {
 	return got, err
 }
 
-// Read gives the tar bytes of the frames as they come. It returns io.EOF after the
-// last frame of the upload.
-func (v *verifier) Read(p []byte) (int, error) {
+// Chunk gives the tar bytes of the frames as they come, and io.EOF after the last
+// frame of the upload; see pack.Chunker.
+func (v *verifier) Chunk(max int) ([]byte, error) {
 	for len(v.rest) == 0 {
 		v.letGo()
 		if v.fail != nil {
-			return 0, v.fail
+			return nil, v.fail
 		}
 		f, err := v.await()
 		if err == io.EOF {
-			return 0, err
+			return nil, err
 		}
 		if err == nil {
 			err = v.load(f)
 		}
 		if err != nil {
 			v.fail = err
-			return 0, err
+			return nil, err
 		}
 	}
-	n := copy(p, v.rest)
-	v.rest = v.rest[n:]
-	return n, nil
+	b := v.rest[:min(max, len(v.rest))]
+	v.rest = v.rest[len(b):]
+	return b, nil
+}
+
+// Read is Chunk that copies.
+func (v *verifier) Read(p []byte) (int, error) {
+	b, err := v.Chunk(len(p))
+	return copy(p, b), err
 }
 
 // await waits for the next frame to be there.
