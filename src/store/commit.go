@@ -328,15 +328,15 @@ type group struct {
 	mu     sync.Mutex
 	queue  []*entry
 	closed bool
-	wake   chan struct{} // holds a token when a flusher should look
+	wake   chan struct{} // holds a token when the flusher should look
 
-	busy atomic.Int32 // flushers that may hand something over before they nudge
+	busy atomic.Bool // the flusher may hand something over before it nudges
 }
 
 // maxGroup bounds how long one flush and one transaction can get.
 const maxGroup = 256
 
-func (g *group) init() { g.wake = make(chan struct{}, flushers) }
+func (g *group) init() { g.wake = make(chan struct{}, 1) }
 
 func (g *group) join(e *entry) bool {
 	g.mu.Lock()
@@ -361,9 +361,7 @@ func (g *group) close() (first bool) {
 	defer g.mu.Unlock()
 	first = !g.closed
 	g.closed = true
-	for range flushers {
-		g.signal()
-	}
+	g.signal()
 	return first
 }
 
@@ -380,31 +378,29 @@ func (g *group) take() (entries []*entry, closed bool) {
 	return entries, g.closed
 }
 
-// flushers is how many groups are under way at once. While one waits for its
-// names to be flushed the other can already flush its files, and the file
-// system does both by one commit of its journal. More of them would only make
-// the groups smaller.
-const flushers = 2
-
-// flusher is one of the goroutines that give files their names.
+// flusher gives files their names. There is one: two of them make smaller
+// groups, whose flushes only wait for each other in the file system.
 type flusher struct {
 	s    *Store
 	w    Worker
-	root int // a descriptor of its own: syncfs(2) reports an error once to each
+	days days
 	sync syncer
 }
 
-// run makes groups: whoever has come while all flushers are busy is the next.
+// run makes groups: whoever has come while one is being flushed is the next.
 func (f *flusher) run() {
 	s := f.s
+	defer f.w.Done()
+	defer f.days.forget()
+	defer s.unindexed.close()
 	for {
 		f.w.Idle()
 		<-s.group.wake
-		s.group.busy.Add(1)
+		s.group.busy.Store(true)
 		for {
 			entries, closed := s.group.take()
 			if len(entries) == 0 {
-				s.group.busy.Add(-1)
+				s.group.busy.Store(false)
 				s.unindexed.nudge()
 				if closed {
 					return
@@ -437,7 +433,7 @@ func (f *flusher) group(entries []*entry) (b batch) {
 		for _, fd := range parents {
 			_ = unix.Close(fd)
 		}
-		s.days.release(entries)
+		f.days.release(entries)
 	}()
 	ok := make([]*entry, 0, len(entries))
 	for _, e := range entries {
@@ -447,8 +443,8 @@ func (f *flusher) group(entries []*entry) (b batch) {
 			continue
 		}
 		p := day(e.Facts.Host, e.Facts.Started)
-		if e.dir = s.days.get(p, fresh); e.dir == nil {
-			d, above, err := s.mkdir(p)
+		if e.dir = f.days.get(p, fresh); e.dir == nil {
+			d, above, err := f.mkdir(p)
 			parents = append(parents, above...)
 			if err != nil {
 				s.discard(e)
@@ -474,7 +470,7 @@ func (f *flusher) group(entries []*entry) (b batch) {
 		if slot != nil {
 			fds = append(fds, slot.fd)
 		}
-		if err = f.flush(append(fds, parents...), current); err != nil {
+		if err = f.flush(append(fds, parents...)); err != nil {
 			err = fmt.Errorf("flush %d episodes: %w", len(ok), err)
 			s.failures.Add(1)
 			if slot != nil {
@@ -492,8 +488,8 @@ func (f *flusher) group(entries []*entry) (b batch) {
 		s.slots.put(slot.clear(s))
 		return batch{}
 	}
-	s.days.keep(fresh)
-	return f.name(ok, slot, current)
+	f.days.keep(fresh)
+	return f.name(ok, slot)
 }
 
 // intend writes the group's intent. Entries with one of their own need none.
@@ -515,7 +511,7 @@ func (f *flusher) intend(entries []*entry) (*slot, error) {
 }
 
 // name renames a flushed group into place and flushes the names.
-func (f *flusher) name(entries []*entry, slot *slot, failures uint64) batch {
+func (f *flusher) name(entries []*entry, slot *slot) batch {
 	s := f.s
 	placed, stale := make([]*entry, 0, len(entries)), false
 	var fds []int
@@ -536,7 +532,7 @@ func (f *flusher) name(entries []*entry, slot *slot, failures uint64) batch {
 		}
 	}
 	f.w.Progress()
-	if err := f.flush(fds, failures); err != nil {
+	if err := f.flush(fds); err != nil {
 		err = fmt.Errorf("flush the directories of %d episodes: %w", len(placed), err)
 		s.log.Error("a group of episodes was not stored", "episodes", len(placed), "error", err)
 		s.failures.Add(1)
@@ -544,13 +540,13 @@ func (f *flusher) name(entries []*entry, slot *slot, failures uint64) batch {
 			f.unplace(e)
 			e.finish(err)
 		}
-		s.days.forget() // opened and flushed anew by the next group
+		f.days.forget() // opened and flushed anew by the next group
 		s.slots.put(slot.clear(s))
 		return batch{}
 	}
 	f.w.Progress()
 	if stale {
-		s.days.forget()
+		f.days.forget()
 	}
 	if len(placed) == 0 {
 		s.slots.put(slot.clear(s))

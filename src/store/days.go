@@ -3,7 +3,6 @@ package store
 import (
 	"errors"
 	"strings"
-	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -12,23 +11,18 @@ import (
 type dayDir struct {
 	path string
 	fd   int
-	refs int // entries that use it, and one for days
+	refs int // entries that use it, and one for being kept
 }
 
 // days keeps the directories open that are known to be on the disk, with all
 // their parents: asking anew for each episode would be five flushes.
-type days struct {
-	mu   sync.Mutex
-	open map[string]*dayDir
-}
+type days struct{ open map[string]*dayDir }
 
 const maxDays = 256 // open at once, those in use not counted
 
 // get finds the directory among those that are kept, and among the fresh ones
 // of the caller's group. Each one got is released.
 func (c *days) get(path string, fresh []*dayDir) *dayDir {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	d := c.open[path]
 	for _, f := range fresh {
 		if d == nil && f.path == path {
@@ -43,10 +37,8 @@ func (c *days) get(path string, fresh []*dayDir) *dayDir {
 
 // keep says that these are on the disk.
 func (c *days) keep(fresh []*dayDir) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	if len(c.open)+len(fresh) > maxDays {
-		c.drop()
+		c.forget()
 	}
 	if c.open == nil {
 		c.open = map[string]*dayDir{}
@@ -61,8 +53,6 @@ func (c *days) keep(fresh []*dayDir) {
 
 // release gives back what the entries used.
 func (c *days) release(entries []*entry) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	for _, e := range entries {
 		if e.dir != nil {
 			c.unref(e.dir)
@@ -73,12 +63,6 @@ func (c *days) release(entries []*entry) {
 
 // forget keeps none of them any more.
 func (c *days) forget() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.drop()
-}
-
-func (c *days) drop() {
 	for p, d := range c.open {
 		delete(c.open, p)
 		c.unref(d)
@@ -94,14 +78,14 @@ func (c *days) unref(d *dayDir) {
 // mkdir makes the directory of a day and opens it, for one entry. The parents
 // are to be flushed before it is relied on, also when it was there: who made
 // it may have died before its own flush.
-func (s *Store) mkdir(path string) (d *dayDir, parents []int, err error) {
-	at, err := unix.Dup(s.ep)
+func (f *flusher) mkdir(path string) (d *dayDir, parents []int, err error) {
+	at, err := unix.Dup(f.s.ep)
 	for elem := range strings.SplitSeq(path, "/") {
 		if err != nil {
 			break
 		}
 		parents = append(parents, at)
-		if err = eintr(func() error { return s.os.mkdir(at, elem) }); err == nil || errors.Is(err, unix.EEXIST) {
+		if err = eintr(func() error { return f.s.os.mkdir(at, elem) }); err == nil || errors.Is(err, unix.EEXIST) {
 			at, err = openDir(at, elem)
 		}
 	}

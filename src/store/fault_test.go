@@ -776,7 +776,7 @@ func TestWatched(t *testing.T) {
 		done <- err
 	}()
 	<-hung
-	if b := w.names(); len(b) != 1 || !strings.HasPrefix(b[0], "store flush ") {
+	if b := w.names(); len(b) != 1 || b[0] != "store flush" {
 		t.Errorf("while the disk hangs these are due to report: %q", b)
 	}
 	mu.Lock()

@@ -76,7 +76,7 @@ func (u *unindexed) lookup(id episode.ID) (catalog.Row, bool) {
 	return r, found
 }
 
-// close is called once no flusher is left.
+// close is called by the flusher when it ends.
 func (u *unindexed) close() {
 	u.closing.Lock()
 	defer u.closing.Unlock()
@@ -109,7 +109,7 @@ func (s *Store) catchUp(ctx context.Context) error {
 	}
 }
 
-// nudge lets the indexer look whether any flusher is still busy.
+// nudge lets the indexer see that the flusher has nothing more for now.
 func (u *unindexed) nudge() { u.queue <- batch{} }
 
 // indexLoop enters what is on the disk into the catalogue: when enough has come
@@ -128,7 +128,7 @@ func (s *Store) indexLoop(w Worker) {
 			if len(b.entries) > 0 || b.mark != nil {
 				batches, n = append(batches, b), n+len(b.entries)
 			}
-			due = n >= maxGroup || b.mark != nil || len(u.queue) == 0 && s.group.busy.Load() == 0
+			due = n >= maxGroup || b.mark != nil || len(u.queue) == 0 && !s.group.busy.Load()
 		}
 		if len(batches) == 0 {
 			continue

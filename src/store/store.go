@@ -96,7 +96,6 @@ type Store struct {
 	seq      atomic.Uint64 // names in incoming/.commit
 	failures atomic.Uint64 // flushes that failed
 	slots    slots
-	days     days
 	group    group
 
 	unindexed unindexed
@@ -176,10 +175,8 @@ func open(dir string, opt Options, os system) (_ *Store, err error) {
 		return nil, err
 	}
 	s.slots.init(s)
-	if err := s.startFlushers(); err != nil {
-		return nil, err
-	}
-	indexer := opt.Worker("store catalogue")
+	f, indexer := &flusher{s: s, w: opt.Worker("store flush")}, opt.Worker("store catalogue")
+	s.wg.Go(f.run)
 	s.wg.Go(func() { s.indexLoop(indexer) })
 	if !whole {
 		s.startRebuild(false)
@@ -189,36 +186,6 @@ func open(dir string, opt Options, os system) (_ *Store, err error) {
 		}
 	}
 	return s, nil
-}
-
-func (s *Store) startFlushers() error {
-	var all []*flusher
-	for i := range flushers {
-		root, err := openDir(unix.AT_FDCWD, s.dir)
-		if err != nil {
-			for _, f := range all {
-				_ = unix.Close(f.root)
-			}
-			return &fs.PathError{Op: "open", Path: s.dir, Err: err}
-		}
-		all = append(all, &flusher{s: s, w: s.opt.Worker(fmt.Sprintf("store flush %d", i+1)), root: root})
-	}
-	left := new(sync.WaitGroup)
-	for _, f := range all {
-		left.Add(1)
-		s.wg.Go(func() {
-			defer left.Done()
-			defer unix.Close(f.root)
-			defer f.w.Done()
-			f.run()
-		})
-	}
-	s.wg.Go(func() {
-		left.Wait()
-		s.unindexed.close()
-		s.days.forget()
-	})
-	return nil
 }
 
 // Close waits for the commits under way and closes the store. What is

@@ -132,22 +132,12 @@ const (
 	fsyncJobs = 8 // at once
 )
 
-// flush flushes files for a group that began when so many flushes had failed.
-// After an error none of the files may be trusted, nor flushed again.
-func (f *flusher) flush(fds []int, failures uint64) error {
+// flush flushes files. After an error none of them may be trusted, nor flushed
+// again.
+func (f *flusher) flush(fds []int) error {
 	if len(fds) == 0 {
 		return nil
 	}
-	if err := f.flushNow(fds); err != nil {
-		return err
-	}
-	if f.s.failures.Load() != failures {
-		return errTainted
-	}
-	return nil
-}
-
-func (f *flusher) flushNow(fds []int) error {
 	s, w, y := f.s, f.w, &f.sync
 	begin := time.Now()
 	smooth := func(old *time.Duration, now time.Duration) {
@@ -157,7 +147,7 @@ func (f *flusher) flushNow(fds []int) error {
 		*old += (now - *old) / 8
 	}
 	if s.os.syncfs != nil && (s.os.always || len(fds) > fewFiles && y.whole <= y.perFile*time.Duration(len(fds))) {
-		err := eintr(func() error { return s.os.syncfs(f.root) })
+		err := eintr(func() error { return s.os.syncfs(s.root) })
 		smooth(&y.whole, time.Since(begin))
 		return err
 	}
