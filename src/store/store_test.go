@@ -496,3 +496,36 @@ func BenchmarkCommit(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkReindex reads the sidecars of 2,000 episodes into an empty catalogue.
+func BenchmarkReindex(b *testing.B) {
+	ctx := context.Background()
+	s := openStore(b, b.TempDir(), systemCalls())
+	const n = 2000
+	var wg sync.WaitGroup
+	for range 64 {
+		wg.Go(func() {
+			for range n / 64 {
+				mustCommit(b, s, item("h1", start, 200), code.Stored)
+			}
+		})
+	}
+	wg.Wait()
+	var seen int64
+	for b.Loop() {
+		c, err := s.replaceCatalogue()
+		if err != nil {
+			b.Fatal(err)
+		}
+		old := s.cat.Swap(c)
+		if err := old.Close(); err != nil {
+			b.Fatal(err)
+		}
+		rep, err := s.Reindex(ctx, nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		seen += rep.Added
+	}
+	b.ReportMetric(float64(seen)/b.Elapsed().Seconds(), "episodes/s")
+}
