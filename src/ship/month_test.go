@@ -51,7 +51,8 @@ func TestAMonthOfABrokenPath(t *testing.T) {
 		})
 	}
 	dial := func(err error) func(*standin, *direct) {
-		return func(_ *standin, d *direct) { d.dial = refuse(err) }
+		f := refuse(err)
+		return func(_ *standin, d *direct) { d.dial.Store(&f) }
 	}
 	hole := func(ctx context.Context) error {
 		<-ctx.Done()
@@ -79,7 +80,7 @@ func TestAMonthOfABrokenPath(t *testing.T) {
 		{"no route", code.Unreachable, dial(&net.OpError{Op: "dial", Net: "tcp", Err: unix.EHOSTUNREACH}), 0},
 		{"name lookup", code.DNSFailed, dial(&net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: "receiver.test", IsNotFound: true}}), 0},
 		{"connect times out", code.TimedOut, dial(&net.OpError{Op: "dial", Net: "tcp", Err: os.ErrDeadlineExceeded}), 0},
-		{"black hole", code.TimedOut, func(_ *standin, d *direct) { d.dial = hole }, time.Minute},
+		{"black hole", code.TimedOut, func(_ *standin, d *direct) { d.dial.Store(&hole) }, time.Minute},
 		{"reset", code.Cut, answer(func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) }), 0},
 		{"reads all and says nothing", code.TimedOut, answer(func(_ http.ResponseWriter, r *http.Request) bool {
 			buf := make([]byte, 64<<10)
@@ -94,7 +95,7 @@ func TestAMonthOfABrokenPath(t *testing.T) {
 		{"tls-untrusted", code.TLSUntrusted, dial(code.New(code.TLSUntrusted, "expected A, got B")), 0},
 		{"tls-expired", code.TLSExpired, dial(code.New(code.TLSExpired, "expired")), 0},
 		{"tls-wrong-name", code.TLSWrongName, dial(code.New(code.TLSWrongName, "another name")), 0},
-		{"clock-skew", code.ClockSkew, func(s *standin, _ *direct) { s.skew = time.Hour }, 0},
+		{"clock-skew", code.ClockSkew, func(s *standin, _ *direct) { s.skew.Store(int64(time.Hour)) }, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -141,8 +142,8 @@ func TestAMonthOfABrokenPath(t *testing.T) {
 
 				// Healed.
 				s.setFault(nil)
-				s.skew = 0
-				d.dial = nil
+				s.skew.Store(0)
+				d.dial.Store(nil)
 				healed := time.Now()
 				eventually(t, backoff+c.each+time.Second, "a first success", func() bool { return s.count() > 0 })
 				first := time.Since(healed)
@@ -455,9 +456,7 @@ func TestCleanUp(t *testing.T) {
 			t.Fatalf("%d left after 29 days", n)
 		}
 		// The receiver's clock stays behind, as if ours had jumped ahead.
-		s.mu.Lock()
-		s.skew = -365 * 24 * time.Hour
-		s.mu.Unlock()
+		s.skew.Store(int64(-365 * 24 * time.Hour))
 		time.Sleep(5 * 24 * time.Hour)
 		if n := len(l.quarantined()); n != 2 {
 			t.Fatalf("%d left: removed on the word of a wrong clock", n)
@@ -468,9 +467,7 @@ func TestCleanUp(t *testing.T) {
 		if !strings.Contains(l.log.String(), "not cleaned up") {
 			t.Error("the journal does not say that nothing is cleaned up")
 		}
-		s.mu.Lock()
-		s.skew = 0
-		s.mu.Unlock()
+		s.skew.Store(0)
 		took := eventually(t, 2*time.Hour, "both removed", func() bool { return len(l.quarantined()) == 0 })
 		t.Logf("removed %s after the clocks agreed again", took)
 		for _, id := range ids {

@@ -201,11 +201,15 @@ func shortDir(t *testing.T) string {
 // testControl asks a running shipper in all ways that there are.
 func testControl(t *testing.T, l *lab, key string) {
 	ctl := NewControl(l.cfg.RunDir)
-	st, err := ctl.Status(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if st.Key != key || st.Host != "lab-01" || st.Quarantine.ByCode[code.Conflict] != 1 || st.Success == nil || st.Poll.KnownAs != "lab-01" || st.Poll.ClockAgreedAt == nil {
+	var st State
+	eventually(t, 5*time.Second, "the conflict in the figures", func() (ok bool) {
+		var err error
+		if st, err = ctl.Status(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return st.Quarantine.ByCode[code.Conflict] == 1
+	})
+	if st.Key != key || st.Host != "lab-01" || st.Success == nil || st.Poll.KnownAs != "lab-01" || st.Poll.ClockAgreedAt == nil {
 		b, _ := json.MarshalIndent(st, "", "  ")
 		t.Errorf("%s", b)
 	}

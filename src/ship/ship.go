@@ -131,8 +131,19 @@ func New(cfg config.LabHost, deps Deps) (*Shipper, error) {
 	return s, nil
 }
 
+// ErrReload, as the cause of the end of Run's context, says that another Shipper
+// goes on with the same queue at once: uploads are parked at the end of the frame
+// under way, and the service manager is not told of a stop.
+var ErrReload = errors.New("the configuration is taken anew")
+
+// ErrStuck is Run's error when, after ErrReload, something that hangs on a disk did
+// not come back: it may still be at work on the queue, so only a new process may
+// go on.
+var ErrStuck = errors.New("a worker hangs and did not come back")
+
 // Run ships until ctx ends. Then it finishes what ends within stop_timeout,
-// parks the rest and returns; nothing that it started runs on.
+// parks the rest and returns; nothing that it started runs on. But see
+// [ErrReload].
 func (s *Shipper) Run(ctx context.Context) error {
 	hard, kill := context.WithCancel(context.WithoutCancel(ctx))
 	defer kill()
@@ -167,7 +178,8 @@ func (s *Shipper) Run(ctx context.Context) error {
 	s.log.Info("shipping", "receiver", s.client.base.String(), "data_dir", s.queue.Root(), "upload_workers", len(s.uploaders))
 	beat := &liveness.Beat{Notifier: s.notifier, Tracker: s.tracker, Log: s.log}
 	_ = liveness.RunForever(ctx, liveness.RunOptions{Interval: s.cfg.Shipper.ScanInterval, Wake: throttled, Log: s.log}, s.pass, beat.Beat)
-	s.stop(kill)
+	reload := errors.Is(context.Cause(ctx), ErrReload)
+	whole := s.stop(kill, reload)
 	rest := make(chan struct{})
 	go func() {
 		s.others.Wait()
@@ -178,9 +190,13 @@ func (s *Shipper) Run(ctx context.Context) error {
 		s.writeState()
 	case <-time.After(parkFor):
 		s.log.Error("stopped; the clean-up did not come back")
+		whole = false
 	}
 	if t, ok := s.client.transport.(interface{ CloseIdleConnections() }); ok {
 		t.CloseIdleConnections()
+	}
+	if reload && !whole {
+		return ErrStuck
 	}
 	return nil
 }
@@ -457,11 +473,17 @@ func detail(e *code.Error) string {
 	return e.Detail + ": " + e.Err.Error()
 }
 
-// stop ends the workers: what will end within stop_timeout is finished, the
-// rest is parked, and what does not even park is cut.
-func (s *Shipper) stop(kill func()) {
-	_ = s.notifier.Stopping() // who does not listen need not know
-	s.parkAt.Store(time.Now().Add(s.cfg.Shipper.StopTimeout).UnixNano())
+// stop ends the workers: what will end within stop_timeout, or none of it for a
+// reload, is finished, the rest is parked, and what does not even park is cut. It
+// says whether all came back.
+func (s *Shipper) stop(kill func(), reload bool) (whole bool) {
+	patience := s.cfg.Shipper.StopTimeout
+	if reload {
+		patience = 0
+	} else {
+		_ = s.notifier.Stopping() // who does not listen need not know
+	}
+	s.parkAt.Store(time.Now().Add(patience).UnixNano())
 	s.sched.close()
 	idle := make(chan struct{})
 	go func() {
@@ -475,29 +497,34 @@ func (s *Shipper) stop(kill func()) {
 		close(idle)
 	}()
 	// A little more than it takes to park: a frame on a slow link.
-	cut := time.NewTimer(s.cfg.Shipper.StopTimeout + parkFor)
+	cut := time.NewTimer(patience + parkFor)
 	defer cut.Stop()
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
 		select {
 		case <-idle:
-			s.log.Info("stopped")
-			return
+			if !reload {
+				s.log.Info("stopped")
+			}
+			return true
 		case <-tick.C:
 			_, q := s.sched.view()
-			_ = s.notifier.ExtendTimeout(5 * time.Second)
+			if !reload {
+				_ = s.notifier.ExtendTimeout(5 * time.Second)
+			}
 			_ = s.notifier.Status(fmt.Sprintf("stopping, %d under way", q.inFlight))
 			poke(s.changed)
 		case <-cut.C:
 			kill()
 			select {
 			case <-idle:
+				return true
 			case <-time.After(parkFor):
 				// A worker hangs on a disk; the process ends all the same.
 				s.log.Error("stopped; a worker did not come back", "late", fmt.Sprint(s.tracker.Late(time.Now().Add(s.step))))
+				return false
 			}
-			return
 		}
 	}
 }

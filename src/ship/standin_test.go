@@ -30,7 +30,7 @@ import (
 // standin is a small receiver: it keeps episodes in memory, verifies them as
 // the real one does, and does as it is told when something is to go wrong.
 type standin struct {
-	skew time.Duration // of its clock
+	skew atomic.Int64 // of its clock, time.Duration
 
 	mu       sync.Mutex
 	window   wire.Window
@@ -118,7 +118,7 @@ func (s *standin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (s *standin) clock() time.Time { return time.Now().Add(s.skew).UTC() }
+func (s *standin) clock() time.Time { return time.Now().Add(time.Duration(s.skew.Load())).UTC() }
 
 func (s *standin) problem(w http.ResponseWriter, r *http.Request, c code.Code, detail string) {
 	p := wire.NewProblem(c, detail, s.clock())
@@ -299,7 +299,7 @@ func (s *standin) upload(w http.ResponseWriter, r *http.Request) {
 type direct struct {
 	h http.Handler
 	// dial, if it returns an error, is how connecting fails.
-	dial func(ctx context.Context) error
+	dial atomic.Pointer[func(ctx context.Context) error]
 	tcp  atomic.Int64 // attempts to connect
 	now  atomic.Int64
 	max  atomic.Int64 // the most at once
@@ -318,8 +318,8 @@ func (d *direct) RoundTrip(r *http.Request) (resp *http.Response, err error) {
 			r.Body.Close()
 		}
 	}()
-	if d.dial != nil {
-		if err := d.dial(r.Context()); err != nil {
+	if dial := d.dial.Load(); dial != nil {
+		if err := (*dial)(r.Context()); err != nil {
 			return nil, err
 		}
 	}
