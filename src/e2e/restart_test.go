@@ -402,6 +402,41 @@ func TestAReloadTakesTheNewConfigurationAndKeepsTheOldOneWhenItIsBad(t *testing.
 	}
 }
 
+func TestAReloadSendsTheUploadUnderWayOnToTheNewAddressFromItsLastFrame(t *testing.T) {
+	t.Parallel()
+	r, p, h := pair(t)
+	h.notify = newNotifySocket(t, 0)
+	other := newProxy(t, r.addr)
+	src := filepath.Join(tempDir(t), "run")
+	noise(t, filepath.Join(src, "capture.bin"), 24<<20)
+	id := h.seal(src)
+	p.rate.Store(4 << 20)
+	h.start()
+	eventually(t, 20*time.Second, func() string {
+		if n := p.up.Load(); n < 6<<20 {
+			return fmt.Sprintf("%d bytes sent", n)
+		}
+		return ""
+	})
+	h.conf.with(fmt.Sprintf("receiver.url = %q", other.url()))
+	h.conf.write(t, h.config)
+	if err := h.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 20*time.Second, h.drained)
+	t.Logf("%d bytes to the old address, %d to the new one", p.up.Load(), other.up.Load())
+	if n := p.up.Load() + other.up.Load(); n > 24<<20+frame+perCut {
+		t.Errorf("%d bytes sent for an episode of 24 MiB: the upload did not go on from where it was", n)
+	}
+	storedOnce(t, r, h, id)
+	if n := h.notify.count("STOPPING=1", time.Time{}); n != 0 {
+		t.Error("the service manager was told of a stop")
+	}
+	if n := h.notify.count("READY=1", time.Time{}); n != 2 {
+		t.Errorf("READY=1 came %d times, want 2", n)
+	}
+}
+
 func TestPushWaitEndsWhenAllIsAcknowledgedAndOneShipperAtATimeRuns(t *testing.T) {
 	t.Parallel()
 	r, _, h := pair(t)

@@ -36,8 +36,7 @@ func command() *cobra.Command {
 
 // open makes the shipper of a lab host and takes its queue; the caller closes
 // the queue after the shipper has stopped.
-func open(cfg config.LabHost, n *liveness.Notifier, log *slog.Logger) (*ship.Shipper, *queue.Queue, error) {
-	tracker := liveness.NewTracker()
+func open(cfg config.LabHost, n *liveness.Notifier, tracker *liveness.Tracker, log *slog.Logger) (*ship.Shipper, *queue.Queue, error) {
 	q, err := queue.Open(cfg.DataDir, queue.WithLog(log), queue.WithKeepShipped(cfg.Shipper.KeepShipped), queue.WithWorker(tracker.Worker("removal")))
 	if err != nil {
 		return nil, nil, hint(err)

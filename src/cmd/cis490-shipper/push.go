@@ -16,6 +16,7 @@ import (
 	"cis490/src/code"
 	"cis490/src/config"
 	"cis490/src/journal"
+	"cis490/src/liveness"
 	"cis490/src/ship"
 )
 
@@ -67,7 +68,7 @@ be set aside.`,
 func pushHere(ctx context.Context, cfg config.LabHost, out io.Writer) (err error) {
 	p := newProgress(out, false)
 	defer p.end()
-	s, q, err := open(cfg, nil, journal.New(p.writer(), journal.Options{Level: slog.LevelWarn}))
+	s, q, err := open(cfg, nil, liveness.NewTracker(), journal.New(p.writer(), journal.Options{Level: slog.LevelWarn}))
 	if err != nil {
 		return err
 	}
