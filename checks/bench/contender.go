@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -67,9 +68,42 @@ func (s *server) stop() (*os.ProcessState, error) {
 	return s.cmd.ProcessState, err
 }
 
-func use(r *result, s *os.ProcessState, rss *int64) {
-	r.cpu += s.UserTime() + s.SystemTime()
-	*rss = s.SysUsage().(*syscall.Rusage).Maxrss << 10
+func (r *result) use(s *os.ProcessState) { r.cpu += s.UserTime() + s.SystemTime() }
+
+// peak watches a process and its children and returns the largest peak RSS of
+// any of them, in bytes, as sampled until stop is called. (The maxrss that
+// getrusage(2) gives of a child is never below what its parent had.)
+func peak(pid int) (stop func() int64) {
+	var most int64
+	end, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			for _, p := range append([]string{strconv.Itoa(pid)}, children(pid)...) {
+				most = max(most, highWater(p))
+			}
+			select {
+			case <-end:
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	}()
+	return func() int64 { close(end); <-done; return most }
+}
+
+func children(pid int) []string {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid)) // gone: no children
+	return strings.Fields(string(b))
+}
+
+// highWater is VmHWM of proc(5), in bytes; 0 when the process is gone.
+func highWater(pid string) int64 {
+	b, _ := os.ReadFile("/proc/" + pid + "/status")
+	_, rest, _ := strings.Cut(string(b), "VmHWM:")
+	var kib int64
+	fmt.Sscan(rest, &kib)
+	return kib << 10
 }
 
 func freeAddress() (string, error) {
@@ -126,18 +160,20 @@ func (o ours) run(ctx context.Context, source, work string, episodes int) (r res
 	if err := push.Start(); err != nil {
 		return r, err
 	}
+	clientPeak, serverPeak := peak(push.Process.Pid), peak(srv.cmd.Process.Pid)
 	acknowledged := make(chan time.Duration, 1)
 	go func() { acknowledged <- watchLedger(ctx, filepath.Join(data, "receipts"), episodes, began) }()
 	if err := push.Wait(); err != nil {
 		return r, fmt.Errorf("push: %w\n%s", err, log.String())
 	}
 	r.wall = <-acknowledged
-	use(&r, push.ProcessState, &r.clientRSS)
+	r.clientRSS, r.serverRSS = clientPeak(), serverPeak()
+	r.use(push.ProcessState)
 	state, err := srv.stop()
 	if err != nil {
 		return r, err
 	}
-	use(&r, state, &r.serverRSS)
+	r.use(state)
 	return r, os.RemoveAll(work)
 }
 
@@ -194,19 +230,26 @@ func (p rsync) run(ctx context.Context, source, work string, _ int) (r result, e
 	}
 	client := exec.CommandContext(ctx, "rsync", append(args, source+"/sealed/", "rsync://"+address+"/store/")...)
 	syscall.Sync()
+	var log bytes.Buffer
+	client.Stdout, client.Stderr = &log, &log
 	began := time.Now()
-	if out, err := client.CombinedOutput(); err != nil {
-		return r, fmt.Errorf("%w: %s", err, out)
+	if err := client.Start(); err != nil {
+		return r, err
+	}
+	clientPeak, serverPeak := peak(client.Process.Pid), peak(srv.cmd.Process.Pid)
+	if err := client.Wait(); err != nil {
+		return r, fmt.Errorf("%w: %s", err, log.String())
 	}
 	if !p.fsync {
 		syscall.Sync()
 	}
 	r.wall = time.Since(began)
-	use(&r, client.ProcessState, &r.clientRSS)
+	r.clientRSS, r.serverRSS = clientPeak(), serverPeak()
+	r.use(client.ProcessState)
 	state, err := srv.stop()
 	if err != nil {
 		return r, err
 	}
-	use(&r, state, &r.serverRSS)
+	r.use(state)
 	return r, os.RemoveAll(work)
 }

@@ -11,11 +11,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"syscall"
 	"time"
 
@@ -25,19 +23,12 @@ import (
 func main() {
 	rounds := pflag.Int("rounds", 3, "rounds; every contender runs once in each, in shuffled order")
 	episodes := pflag.Int("episodes", 2000, "episodes of workload W1 (8 files, 64 KiB)")
-	dir := pflag.String("dir", "", "folder for the workload and what is made of it (default: a temporary one)")
+	dir := pflag.String("dir", "", "folder for the workload and what is made of it (default: a temporary one); best on a fresh file system: ext4 is slow for minutes after many deletions")
 	keep := pflag.Bool("keep", false, "leave the folder")
-	makeOnly := pflag.String("make-w1", "", "only make workload W1 in this folder")
 	pflag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	var err error
-	if *makeOnly != "" {
-		err = makeW1(ctx, *makeOnly, *episodes)
-	} else {
-		err = run(ctx, *dir, *keep, *rounds, *episodes)
-	}
-	if err != nil {
+	if err := run(ctx, *dir, *keep, *rounds, *episodes); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -59,16 +50,8 @@ func run(ctx context.Context, dir string, keep bool, rounds, episodes int) error
 		return err
 	}
 	source := filepath.Join(dir, "w1")
-	// In a process of its own: a child's peak RSS is never below what its
-	// parent had when it was forked (getrusage(2)).
-	self, err := os.Executable()
-	if err != nil {
+	if err := makeW1(ctx, source, episodes); err != nil {
 		return err
-	}
-	mk := exec.CommandContext(ctx, self, "--make-w1", source, "--episodes", strconv.Itoa(episodes))
-	mk.Stderr = os.Stderr
-	if err := mk.Run(); err != nil {
-		return fmt.Errorf("make workload W1: %w", err)
 	}
 	contenders := []contender{ours{bin: bin}, rsync{}, rsync{fsync: true}}
 	results := map[string][]result{}
