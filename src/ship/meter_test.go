@@ -33,7 +33,7 @@ type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// bench is a client with a metered worker.
+// testbench is a client with a metered worker.
 type testbench struct {
 	client  *client
 	meter   *meter

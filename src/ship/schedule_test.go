@@ -12,7 +12,7 @@ import (
 	"cis490/src/episode"
 )
 
-// clock is an id as it is made at a time.
+// idAt is an id as it is made at a time.
 func idAt(t time.Time, n byte) (id episode.ID) {
 	ms := t.UnixMilli()
 	for i := range 6 {
@@ -22,6 +22,7 @@ func idAt(t time.Time, n byte) (id episode.ID) {
 	return id
 }
 
+// some are n ids, made one a millisecond until now.
 func some(n int) (ids []episode.ID) {
 	for i := range n {
 		ids = append(ids, idAt(time.Now().Add(time.Duration(i)*time.Millisecond), byte(i)))
@@ -30,6 +31,7 @@ func some(n int) (ids []episode.ID) {
 	return ids
 }
 
+// now takes a flight without waiting, nil if none may go.
 func now(s *scheduler) *flight {
 	s.mu.Lock()
 	defer s.mu.Unlock()
