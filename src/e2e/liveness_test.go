@@ -199,7 +199,7 @@ func TestAWorkerHungOnADiskIsNamedAndWithholdsTheWatchdogUntilItMoves(t *testing
 	var named string
 	eventually(t, 60*time.Second, func() string {
 		named = h.notify.status()
-		if !strings.Contains(named, "upload") || !strings.Contains(named, "overdue") {
+		if !strings.Contains(named, "upload") || !strings.Contains(named, "read") || !strings.Contains(named, "overdue") {
 			return "STATUS= names no late worker: " + named
 		}
 		return ""

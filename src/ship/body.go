@@ -39,6 +39,8 @@ type body struct {
 	sent   func(f pack.Frame) // called when the transport has taken a whole frame
 	park   func() bool        // asked at the end of each frame
 	sample func(n int, d time.Duration)
+	// packing is told when the transport begins and ceases to wait for a frame.
+	packing func(bool)
 
 	mu     sync.Mutex
 	resume *sync.Cond // paused changed or closed
@@ -82,12 +84,14 @@ func (b *body) fill() error {
 		return b.err
 	}
 	b.busy = true
+	b.tell(true)
 	b.mu.Unlock()
 	b.m.disk.Store(true)
 	f, err := b.src.Next()
 	b.m.disk.Store(false)
 	b.m.worker.Progress()
 	b.mu.Lock()
+	b.tell(false)
 	b.busy = false
 	switch {
 	case err == io.EOF:
@@ -103,6 +107,14 @@ func (b *body) fill() error {
 		return errClosed
 	}
 	return err
+}
+
+// tell says whether it is this host that is waited for; the caller holds mu. Once
+// the body is closed the worker is at something else.
+func (b *body) tell(packing bool) {
+	if b.packing != nil && !b.closed {
+		b.packing(packing)
+	}
 }
 
 // enter takes the bytes that are left of the current frame; leave gives back

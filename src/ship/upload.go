@@ -328,6 +328,14 @@ func (u *uploader) append(ctx context.Context, f *flight, plan *pack.Plan, where
 			stream.Progress = func(int) { u.worker.Progress() }
 			b := newBody(u.meter, stream)
 			b.park, b.sample = u.parks, u.s.packer.LinkSample
+			b.packing = func(on bool) {
+				// Whoever looks at a stuck worker must know where to look.
+				if on {
+					u.at(stepPack)
+				} else {
+					u.at(stepSend)
+				}
+			}
 			b.sent = func(fr pack.Frame) {
 				u.sent(fr.Offset + int64(fr.Len))
 				u.handed.Add(int64(len(fr.Data)))

@@ -21,6 +21,7 @@ import (
 const (
 	stepIdle   = ""
 	stepRead   = "read the episode"
+	stepPack   = "read and pack the episode"
 	stepSend   = "send"
 	stepAsk    = "ask for the offset"
 	stepVerify = "verify the copy on disk"
