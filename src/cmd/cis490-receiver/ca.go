@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -41,11 +42,11 @@ The key never leaves this machine, and nothing overwrites it.`,
 			fmt.Fprintf(c.OutOrStdout(), `%s.
   certificate  %s
   fingerprint  %s
-  for          %v
+  names        %s
 
 Copy the certificate to every lab host, and name it in the receiver block of its lab-host.hcl:
-  ca_file = "/etc/cis490/receiver-ca.crt"
-`, verb, cfg.TLS.CACertFile, identity.Fingerprint(ca.Cert), cfg.TLS.Names)
+  ca_file = "/etc/cis490/ca.crt"
+`, verb, cfg.TLS.CACertFile, identity.Fingerprint(ca.Cert), strings.Join(cfg.TLS.Names, ", "))
 			return nil
 		},
 	})

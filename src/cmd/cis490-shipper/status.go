@@ -101,10 +101,10 @@ func printStatus(out io.Writer, st ship.State, live bool, now time.Time) error {
 	if st.Success != nil {
 		row("last success", "%s, episode %s", ago(&st.Success.At), st.Success.Episode)
 	} else {
-		row("last success", "none since the start, %s", ago(&st.StartedAt))
+		row("last success", "none since the start")
 	}
 	if p := st.Path; p.Held {
-		row("path", "held for %s, %d probes: %s", ship.Span(now.Sub(*p.Since)), p.Probes, p.Code)
+		row("path", "held for %s: %s; tries so far: %d", ship.Span(now.Sub(*p.Since)), p.Code, p.Probes)
 		row("", "%s", p.Detail)
 		row("", "fix: %s", p.Fix)
 	} else {
