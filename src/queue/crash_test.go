@@ -142,6 +142,9 @@ func churn(ctx context.Context, q *Queue) error {
 				}
 				for range min(len(ids), 10) {
 					id := ids[rand.IntN(len(ids))]
+					if int(id[15])%4 != i {
+						continue // an episode has one worker at a time, as in the shipper
+					}
 					q.Begin(i, id)
 					switch d, err := digestOf(q.Dir(id)); {
 					case err != nil:
