@@ -110,10 +110,10 @@ func TestMalformed(t *testing.T) {
 		"device":             {ann, zstdFrames(t, tarDevice(t), 1<<20)},
 	} {
 		for _, chunked := range []bool{false, true} {
+			if chunked && len(c.body) == 0 {
+				continue // net/http sends no empty chunked body
+			}
 			t.Run(fmt.Sprintf("%s/chunked=%v", what, chunked), func(t *testing.T) {
-				if chunked && len(c.body) == 0 {
-					t.Skip() // net/http sends no empty chunked body
-				}
 				a := g.host.send(c.ann, c.body, chunked)
 				if a.code() == code.DigestMismatch && what == "trailing bytes" && chunked {
 					// Some of it was good: the host is to look at its copy.
