@@ -29,9 +29,12 @@ func TestReadyComesOnceTheQueueIsBuiltAndDoesNotWaitForAnybody(t *testing.T) {
 	if status := h.stop(10 * time.Second); status != 0 {
 		t.Errorf("exit status %d after SIGTERM", status)
 	}
-	if i := h.notify.index("STOPPING=1"); i < h.notify.index("READY=1") {
-		t.Error("no STOPPING=1")
-	}
+	eventually(t, time.Second, func() string { // it has come, and may not have been read yet
+		if h.notify.index("STOPPING=1") < h.notify.index("READY=1") {
+			return "no STOPPING=1"
+		}
+		return ""
+	})
 	if n := h.notify.count("READY=1", began); n != 1 {
 		t.Errorf("READY=1 came %d times", n)
 	}
@@ -243,7 +246,10 @@ func TestReadyOfTheReceiverComesWhenItServes(t *testing.T) {
 	})
 	command(t, "bash", "-c", `exec 3<>"/dev/tcp/${1%:*}/${1#*:}"`, "bash", r.addr)
 	r.stop(20 * time.Second)
-	if r.notify.index("STOPPING=1") < 0 {
-		t.Error("no STOPPING=1")
-	}
+	eventually(t, time.Second, func() string {
+		if r.notify.index("STOPPING=1") < 0 {
+			return "no STOPPING=1"
+		}
+		return ""
+	})
 }

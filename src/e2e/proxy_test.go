@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -81,10 +82,11 @@ func sockopts(opts ...[3]int) func(string, string, syscall.RawConn) error {
 func (p *proxy) listen() {
 	p.t.Helper()
 	lc := net.ListenConfig{Control: sockopts([3]int{unix.SOL_SOCKET, unix.SO_RCVBUF, p.buffer}, [3]int{unix.IPPROTO_TCP, unix.TCP_MAXSEG, 1448})}
-	ln, err := lc.Listen(context.Background(), "tcp", p.addr)
-	if err != nil {
-		p.t.Fatal(err)
-	}
+	var ln net.Listener
+	p.bind(func() (err error) {
+		ln, err = lc.Listen(context.Background(), "tcp", p.addr)
+		return err
+	})
 	idle := make(chan struct{})
 	p.mu.Lock()
 	p.ln, p.idle = ln, idle
@@ -110,6 +112,21 @@ func (p *proxy) listen() {
 			}()
 		}
 	}()
+}
+
+// bind tries again for a moment while the address is in use: a process that is just being started has a copy of the socket
+// that was closed, until it executes its program.
+func (p *proxy) bind(try func() error) {
+	p.t.Helper()
+	for deadline := time.Now().Add(2 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		err := try()
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, unix.EADDRINUSE) || time.Now().After(deadline) {
+			p.t.Fatalf("bind %s: %v", p.addr, err)
+		}
+	}
 }
 
 // unlisten returns when the port is free.
@@ -251,11 +268,9 @@ func (p *proxy) blackHole() {
 		p.t.Fatal(err)
 	}
 	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
-	if err := unix.Bind(fd, &unix.SockaddrInet4{Port: n, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		p.t.Fatal(err)
-	}
+	p.bind(func() error { return unix.Bind(fd, &unix.SockaddrInet4{Port: n, Addr: [4]byte{127, 0, 0, 1}}) })
 	if err := unix.Listen(fd, 0); err != nil {
-		p.t.Fatal(err)
+		p.t.Fatalf("listen on %s: %v", p.addr, err)
 	}
 	var fill []net.Conn
 	for range 8 {
