@@ -237,7 +237,7 @@ func (in *intake) once(ctx context.Context, src *os.File, j job, buf []byte) (it
 // copyFile copies src into the payload. What is hashed is what is written, so the episode agrees with itself whatever happens to
 // the source.
 func (in *intake) copyFile(ctx context.Context, src *os.File, limited io.Reader, st *unix.Stat_t, it *item, buf []byte) (err error) {
-	dst, err := createAt(in.root, it.meta.Path, it.meta.Exec)
+	dst, err := in.create(it.meta.Path, it.meta.Exec)
 	if err != nil {
 		return err
 	}

@@ -129,7 +129,7 @@ func (sp *Spec) write(dataDir string, all *flusher) (*sealing, Facts, error) {
 		}
 	}
 	facts, err := s.finish(&run, sp.Organization, sp.Agent)
-	for _, d := range s.dirs {
+	for _, d := range s.made {
 		if err == nil {
 			err = all.dir(s.root, d)
 		}

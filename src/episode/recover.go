@@ -131,6 +131,9 @@ func finishMove(ctx context.Context, dataDir string, id ID, dir, src string) (st
 	if err := (&intake{sealing: s}).giveBack(src); err != nil {
 		return "", err
 	}
+	if err := s.hand(); err != nil {
+		return "", err
+	}
 	// The files were flushed where they were; whether they are still the same only their checksums tell now.
 	b, err := bag.Open(s.dir)
 	if err != nil {

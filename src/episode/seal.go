@@ -259,6 +259,9 @@ func (in *intake) moved(src, to string) error {
 	if err == nil && len(differ) > 0 {
 		err = changedError(src, differ, maxNamed)
 	}
+	if err == nil {
+		err = in.hand()
+	}
 	return err
 }
 

@@ -64,9 +64,10 @@ type sealing struct {
 	root    *os.File // dir
 	marker  *os.File // nil when there is no source to care for
 	flush   *flusher
-	dirs    []string // made below dir, to be flushed
+	made    []string // directories below dir, to be flushed
 	move    bool     // the source is to be moved into dir
 	holds   bool     // dir holds the source itself, moved there: never to be removed
+	sharing
 
 	mu    sync.Mutex
 	items []item
@@ -82,7 +83,7 @@ func begin(dataDir string, id ID, fl *flusher, m *marker) (_ *sealing, err error
 	if _, err := os.Lstat(filepath.Join(dataDir, sealedDir, id.String())); err == nil {
 		return nil, fmt.Errorf("episode %s is sealed already", id)
 	}
-	s := &sealing{id: id, dataDir: dataDir, dir: filepath.Join(dataDir, openDir, id.String()), flush: fl, dirs: []string{"."}}
+	s := &sealing{id: id, dataDir: dataDir, dir: filepath.Join(dataDir, openDir, id.String()), flush: fl, made: []string{"."}}
 	if m != nil {
 		s.move = m.Move
 		if s.marker, err = makeMarker(s.dir+markerSuffix, m); err != nil {
@@ -105,6 +106,9 @@ func begin(dataDir string, id ID, fl *flusher, m *marker) (_ *sealing, err error
 		if err := durable.SyncDir(filepath.Dir(s.dir)); err != nil {
 			return nil, err
 		}
+	}
+	if err := s.share(); err != nil {
+		return nil, err
 	}
 	return s, s.mkdir(bag.PayloadDir)
 }
@@ -149,7 +153,7 @@ func (s *sealing) dropMarker() {
 
 // flushAll makes everything below dir durable.
 func (s *sealing) flushAll() error {
-	for _, d := range s.dirs {
+	for _, d := range s.made {
 		if err := s.flush.dir(s.root, d); err != nil {
 			return err
 		}
@@ -189,13 +193,19 @@ func (s *sealing) add(it item) {
 }
 
 func (s *sealing) mkdir(name string) error {
-	s.dirs = append(s.dirs, name)
-	return mkdirAt(s.root, name)
+	s.made = append(s.made, name)
+	if err := mkdirAt(s.root, name); err != nil || s.dirs == 0 {
+		return err
+	}
+	if err := unix.Fchmodat(int(s.root.Fd()), name, s.dirs, 0); err != nil {
+		return &fs.PathError{Op: "chmod", Path: s.dir + "/" + name, Err: err}
+	}
+	return nil
 }
 
 // write puts a small file of our own below dir.
 func (s *sealing) write(name string, data []byte, exec bool, mtime time.Time) error {
-	f, err := createAt(s.root, name, exec)
+	f, err := s.create(name, exec)
 	if err != nil {
 		return err
 	}
@@ -336,7 +346,7 @@ func (s *sealing) writeFiles(w *bufio.Writer) {
 
 // writeTag streams a tag file and gives its checksum. Errors of the writer stick in it and show when it is flushed.
 func (s *sealing) writeTag(name string, write func(*bufio.Writer)) ([]byte, error) {
-	f, err := createAt(s.root, name, false)
+	f, err := s.create(name, false)
 	if err != nil {
 		return nil, err
 	}
