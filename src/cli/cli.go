@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
 	"syscall"
@@ -83,8 +84,14 @@ type failure struct{ error }
 
 func (f failure) Unwrap() error { return f.error }
 
+// extra is a command that a build tag adds to every program.
+var extra func() *cobra.Command
+
 func setup(root *cobra.Command) {
 	root.Version = version.String()
+	if extra != nil {
+		root.AddCommand(extra())
+	}
 	root.SilenceErrors, root.SilenceUsage = true, true
 	mark(root)
 }
@@ -155,8 +162,14 @@ func report(ctx context.Context, cmd *cobra.Command, err error) int {
 	return Failed
 }
 
-// ConfigFlag adds --config to cmd and all its subcommands.
+// ConfigFlag adds --config to cmd and all its subcommands. Without the flag it is
+// def, or def.json where only that is there: the one that NixOS writes.
 func ConfigFlag(cmd *cobra.Command, path *string, def string) {
+	if _, err := os.Stat(def); errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(def + ".json"); err == nil {
+			def += ".json"
+		}
+	}
 	cmd.PersistentFlags().StringVar(path, "config", def, "configuration `FILE`: HCL, or its JSON syntax if it ends in .json")
 	_ = cmd.MarkPersistentFlagFilename("config", "hcl", "json")
 }

@@ -68,3 +68,23 @@ func TestInterrupted(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// On NixOS the configuration is /etc/cis490/lab-host.hcl.json.
+func TestDefaultConfig(t *testing.T) {
+	def := t.TempDir() + "/lab-host.hcl"
+	given := func() string {
+		var path string
+		ConfigFlag(&cobra.Command{}, &path, def)
+		return path
+	}
+	for _, step := range []struct{ make, want string }{{"", def}, {def + ".json", def + ".json"}, {def, def}} {
+		if step.make != "" {
+			if err := os.WriteFile(step.make, nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := given(); got != step.want {
+			t.Errorf("%s, want %s", got, step.want)
+		}
+	}
+}

@@ -52,6 +52,7 @@ type kind struct {
 	allowed string
 	set     func(cty.Value) error
 	bounds  string // allowed in short, for the example, which explains the units once
+	form    form   // what can be said of it without this program
 }
 
 // maxFile bounds a configuration file, and with it how deep the parsers recurse.

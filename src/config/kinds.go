@@ -57,11 +57,18 @@ func text(p *string, allowed string, check func(string) error) kind {
 		}
 		*p = s
 		return nil
-	}, ""}
+	}, "", form{Type: "string"}}
+}
+
+// like gives k the form of strings that match pattern, an extended regular
+// expression of POSIX, as a whole.
+func (k kind) like(pattern string) kind {
+	k.form.Pattern = pattern
+	return k
 }
 
 func oneOf(p *string, names ...string) kind {
-	return text(p, strings.Join(quoted(names), ", "), func(s string) error {
+	k := text(p, strings.Join(quoted(names), ", "), func(s string) error {
 		for _, n := range names {
 			if s == n {
 				return nil
@@ -72,6 +79,8 @@ func oneOf(p *string, names ...string) kind {
 		}
 		return fmt.Errorf("%q is not known", s)
 	})
+	k.form = form{Type: "enum", Values: names}
+	return k
 }
 
 func quoted(names []string) []string {
@@ -84,7 +93,7 @@ func quoted(names []string) []string {
 
 // path accepts an absolute path; orNone also the empty string.
 func path(p *string, orNone bool) kind {
-	return text(p, "an absolute path", func(s string) error {
+	k := text(p, "an absolute path", func(s string) error {
 		switch {
 		case s == "" && orNone:
 			return nil
@@ -99,6 +108,8 @@ func path(p *string, orNone bool) kind {
 		}
 		return nil
 	})
+	k.form.Type = "path"
+	return k
 }
 
 func duration(p *time.Duration, min, max string) kind {
@@ -122,7 +133,7 @@ func duration(p *time.Duration, min, max string) kind {
 		}
 		*p = d
 		return nil
-	}, min + " to " + max}
+	}, min + " to " + max, form{Type: "string", Pattern: durationPattern}}
 }
 
 func mustDuration(s string) time.Duration {
@@ -153,7 +164,7 @@ func size[T ~int | ~int64](p *T, min, max Size) kind {
 		}
 		*p = T(n)
 		return nil
-	}, fmt.Sprintf("%s to %s", min, max)}
+	}, fmt.Sprintf("%s to %s", min, max), form{Type: "string", Pattern: sizePattern}}
 }
 
 func integer[T int | int64](p *T, unit string, min, max T) kind {
@@ -168,7 +179,7 @@ func integer[T int | int64](p *T, unit string, min, max T) kind {
 		}
 		*p = T(n)
 		return nil
-	}, fmt.Sprintf("%d to %d", min, max)}
+	}, fmt.Sprintf("%d to %d", min, max), form{Type: "integer", Min: int64(min), Max: int64(max)}}
 }
 
 // seconds is for attributes whose name ends in the unit, as systemd's do.
@@ -197,7 +208,7 @@ func instant(p **time.Time) kind {
 		}
 		*p = &t
 		return nil
-	}, ""}
+	}, "", form{Type: "string"}}
 }
 
 // listen accepts where a server listens; orNone also the empty string.
@@ -252,7 +263,7 @@ func names(p *[]string) kind {
 		}
 		*p = list
 		return nil
-	}, ""}
+	}, "", form{Type: "strings"}}
 }
 
 func serverName(p *string) kind {
@@ -328,7 +339,7 @@ func key(p *string) kind {
 			return fmt.Errorf("it is a key or a certificate itself, not its hash")
 		}
 		return fmt.Errorf("%q is not the hash of a key", s)
-	})
+	}).like("sha256:[0-9a-f]{64}")
 }
 
 var groupName = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
@@ -343,7 +354,10 @@ func group(p *string) kind {
 }
 
 // hostAllowed is episode.ValidHost in words.
-const hostAllowed = "1 to 63 of the characters a to z, 0 to 9 and -"
+const (
+	hostAllowed = "1 to 63 of the characters a to z, 0 to 9 and -"
+	hostPattern = "[a-z0-9-]{1,63}"
+)
 
 func checkHost(s string) error {
 	if episode.ValidHost(s) {
@@ -358,4 +372,4 @@ func checkHost(s string) error {
 	return fmt.Errorf("%q is not such a name", s)
 }
 
-func host(p *string) kind { return text(p, hostAllowed, checkHost) }
+func host(p *string) kind { return text(p, hostAllowed, checkHost).like(hostPattern) }
