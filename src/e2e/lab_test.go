@@ -406,6 +406,10 @@ type state struct {
 	Quarantine struct {
 		Total int `json:"total"`
 	} `json:"quarantine"`
+	Workers []struct {
+		Episode   string `json:"episode"`
+		SentBytes int64  `json:"sent_bytes"`
+	} `json:"workers"`
 }
 
 // state is what the shipper says of itself in state.json.

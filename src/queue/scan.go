@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -13,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cis490/src/bag"
 	"cis490/src/episode"
 )
 
@@ -203,4 +205,22 @@ func nibble(c byte) byte {
 		return c - 'a' + 10
 	}
 	return 255
+}
+
+// PayloadSize is the bytes of payload of an episode that waits, as its
+// bag-info.txt has it.
+func (q *Queue) PayloadSize(id episode.ID) (int64, error) {
+	b, err := readSmall(filepath.Join(q.Dir(id), bag.InfoFile), bag.MaxInfo)
+	if err != nil {
+		return 0, fmt.Errorf("size of %s: %w", id, err)
+	}
+	info, err := bag.ParseInfo(b)
+	if err != nil {
+		return 0, fmt.Errorf("size of %s: %w", id, err)
+	}
+	n, _, err := info.Oxum()
+	if err != nil {
+		return 0, fmt.Errorf("size of %s: %w", id, err)
+	}
+	return n, nil
 }

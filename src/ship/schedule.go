@@ -1,6 +1,7 @@
 package ship
 
 import (
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -34,7 +35,8 @@ const (
 // the list of what waits, what is in flight, what waits for a time of its own,
 // and the state of the path to the receiver. It does no I/O.
 //
-// The order is by id, oldest first. An episode in trouble of its own (read
+// The order is by id, oldest first, of those that there is room for: see lanes.
+// An episode in trouble of its own (read
 // error, digest mismatch, a process that died on it) goes to the end of the
 // queue as it is at that moment, and waits there for at least its back-off.
 type scheduler struct {
@@ -44,15 +46,17 @@ type scheduler struct {
 	closed  bool
 	backoff backoff
 
-	ids      []episode.ID // as the last scan found them, sorted; never changed in place
-	next     int          // what stands before it is gone, in flight or later
-	waiting  int          // of ids, those neither gone nor in flight
-	scanned  bool         // a scan has ended
+	ids      []episode.ID   // as the last scan found them, sorted; never changed in place
+	next     [heavy + 1]int // per weight: what stands before it is gone, in flight, later or heavier
+	waiting  int            // of ids, those neither gone nor in flight
+	scanned  bool           // a scan has ended
 	gone     map[episode.ID]struct{}
 	flights  map[episode.ID]*flight
 	later    map[episode.ID]*trouble
 	laterDue time.Time // nothing in later needs a look before
 	attempts map[episode.ID]int
+	weights  map[episode.ID]weight // of those known to be more than light
+	lanes    lanes
 
 	path path
 	// suspect has, per code that is an episode's until a second one has it too,
@@ -103,6 +107,9 @@ type flight struct {
 	moved   bool // the receiver acknowledged something new of it
 	attempt int  // counts from 1
 	trouble *trouble
+	weight  weight
+	busy    bool   // it takes up a lane
+	most    weight // that there was room for when it began
 
 	aloneTill time.Time
 }
@@ -131,7 +138,8 @@ func newScheduler(b backoff) *scheduler {
 	s := &scheduler{
 		backoff: b,
 		gone:    map[episode.ID]struct{}{}, flights: map[episode.ID]*flight{}, later: map[episode.ID]*trouble{},
-		attempts: map[episode.ID]int{}, suspect: map[code.Code]episode.ID{},
+		attempts: map[episode.ID]int{}, suspect: map[code.Code]episode.ID{}, weights: map[episode.ID]weight{},
+		lanes: lanes{width: math.MaxInt},
 	}
 	s.cond = sync.NewCond(&s.mu)
 	s.timer = time.AfterFunc(time.Hour, func() {
@@ -177,6 +185,13 @@ func (s *scheduler) found(ids []episode.ID) {
 			delete(s.attempts, id)
 		}
 	}
+	if len(s.weights) > 2*len(s.ids)+64 {
+		for id := range s.weights {
+			if !s.has(id) && s.flights[id] == nil {
+				delete(s.weights, id)
+			}
+		}
+	}
 	if s.waiting > 0 {
 		s.cond.Broadcast()
 	}
@@ -184,7 +199,7 @@ func (s *scheduler) found(ids []episode.ID) {
 
 // recount begins at the front of the list.
 func (s *scheduler) recount() {
-	s.next, s.waiting = 0, len(s.ids)
+	s.next, s.waiting = [heavy + 1]int{}, len(s.ids)
 	for id := range s.gone {
 		if s.has(id) {
 			s.waiting--
@@ -235,11 +250,15 @@ func (s *scheduler) pick(now time.Time) *flight {
 	if s.path.held && (s.path.probing || now.Before(s.path.next)) {
 		return nil
 	}
-	id, ok := s.oldest()
-	if tid, t := s.turn(now, id, ok); t != nil {
+	most, room := s.lanes.widest()
+	if !room {
+		return nil
+	}
+	id, ok := s.oldest(most)
+	if tid, t := s.turn(now, id, ok, most); t != nil {
 		switch {
 		case !t.alone || len(s.flights) == 0:
-			return s.start(now, tid, t)
+			return s.start(now, tid, t, most)
 		case t.drain.IsZero():
 			t.drain = now.Add(drainFor)
 			return nil
@@ -251,17 +270,18 @@ func (s *scheduler) pick(now time.Time) *flight {
 	if !ok {
 		return nil
 	}
-	return s.start(now, id, nil)
+	return s.start(now, id, nil, most)
 }
 
-// oldest finds the first id that nothing is known against.
-func (s *scheduler) oldest() (episode.ID, bool) {
-	for ; s.next < len(s.ids); s.next++ {
-		id := s.ids[s.next]
+// oldest finds the first id that nothing is known against, and that is not known
+// to be heavier than there is room for.
+func (s *scheduler) oldest(most weight) (episode.ID, bool) {
+	for n := &s.next[most]; *n < len(s.ids); *n++ {
+		id := s.ids[*n]
 		if _, gone := s.gone[id]; gone {
 			continue
 		}
-		if s.flights[id] == nil && s.later[id] == nil {
+		if s.flights[id] == nil && s.later[id] == nil && s.fits(id, most) {
 			return id, true
 		}
 	}
@@ -271,7 +291,7 @@ func (s *scheduler) oldest() (episode.ID, bool) {
 // turn finds a troubled episode whose back-off is over and whose place in the
 // queue has come: all that wait are younger than its trouble. Of several it is
 // the one that has waited longest.
-func (s *scheduler) turn(now time.Time, oldest episode.ID, ok bool) (id episode.ID, best *trouble) {
+func (s *scheduler) turn(now time.Time, oldest episode.ID, ok bool, most weight) (id episode.ID, best *trouble) {
 	if len(s.later) == 0 || now.Before(s.laterDue) {
 		return id, nil
 	}
@@ -284,6 +304,8 @@ func (s *scheduler) turn(now time.Time, oldest episode.ID, ok bool) (id episode.
 			}
 		case ok && oldest.Time().Before(t.since):
 			s.laterDue = now.Add(turnCheck)
+		case !s.fits(i, most):
+			// land looks again.
 		case best == nil || t.since.Before(best.since):
 			id, best = i, t
 		}
@@ -294,8 +316,9 @@ func (s *scheduler) turn(now time.Time, oldest episode.ID, ok bool) (id episode.
 	return id, best
 }
 
-func (s *scheduler) start(now time.Time, id episode.ID, t *trouble) *flight {
-	f := &flight{id: id, began: now, epoch: s.path.epoch, trouble: t, attempt: s.attempts[id] + 1}
+func (s *scheduler) start(now time.Time, id episode.ID, t *trouble, most weight) *flight {
+	f := &flight{id: id, began: now, epoch: s.path.epoch, trouble: t, attempt: s.attempts[id] + 1, most: most}
+	s.lanes.enter(f, s.weights[id])
 	if t != nil {
 		delete(s.later, id)
 		if t.alone {
@@ -356,6 +379,7 @@ func (s *scheduler) land(f *flight, left bool) {
 		return
 	}
 	delete(s.flights, f.id)
+	s.makeRoom(f)
 	if s.alone == f {
 		s.alone = nil
 		s.cond.Broadcast()
@@ -366,11 +390,14 @@ func (s *scheduler) land(f *flight, left bool) {
 	if left {
 		s.gone[f.id] = struct{}{}
 		delete(s.attempts, f.id)
+		delete(s.weights, f.id)
 		return
 	}
 	if i, ok := slices.BinarySearchFunc(s.ids, f.id, episode.ID.Compare); ok {
 		s.waiting++
-		s.next = min(s.next, i)
+		for w := s.weights[f.id]; w <= heavy; w++ {
+			s.next[w] = min(s.next[w], i)
+		}
 	}
 }
 

@@ -128,6 +128,7 @@ func New(cfg config.LabHost, deps Deps) (*Shipper, error) {
 	for i := range min(cfg.Shipper.UploadWorkers, queue.MaxSlots) {
 		s.uploaders = append(s.uploaders, newUploader(s, i))
 	}
+	s.sched.setWidth(len(s.uploaders))
 	return s, nil
 }
 

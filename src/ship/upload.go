@@ -35,6 +35,7 @@ type sent struct {
 	status  int   // HTTP status of the receipt
 	bytes   int64 // packed bytes handed over
 	left    bool  // the episode has left the queue in the meantime
+	waits   bool  // there is no room for one as large now
 	fail    *failure
 }
 
@@ -62,6 +63,10 @@ func (u *uploader) send(ctx context.Context, f *flight) (out sent) {
 	defer plan.Close() // nothing was written through it
 	out.facts = plan.Facts()
 	u.sizes(plan.TarSize())
+	if !u.s.sched.weighed(f, plan.TarSize()) {
+		out.waits = true
+		return out
+	}
 	// A small one costs one request. After it failed once it is let in before a
 	// byte is sent, as a big one: a refusal in mid-body can get lost.
 	if plan.TarSize() <= pack.FrameSize && f.attempt == 1 {

@@ -120,11 +120,24 @@ func (u *uploader) run(ctx context.Context) {
 		}
 		u.flying.Store(f)
 		u.worker.Within(u.s.step)
-		u.one(ctx, f)
+		if u.hasRoom(f) {
+			u.one(ctx, f)
+		}
 		u.flying.Store(nil)
 		u.at(stepIdle)
 		u.worker.Idle()
 	}
+}
+
+// hasRoom says whether a flight can go on beside what is under way, as far as can
+// be told without opening its episode.
+func (u *uploader) hasRoom(f *flight) bool {
+	if f.most == heavy {
+		return true
+	}
+	n, err := u.s.queue.PayloadSize(f.id)
+	// What can't be read is found out, and dealt with, by opening it.
+	return err != nil || u.s.sched.weighed(f, n)
 }
 
 // one makes one attempt and does what its outcome asks for.
@@ -144,8 +157,10 @@ func (u *uploader) one(ctx context.Context, f *flight) {
 	switch fail := out.fail; {
 	case out.left:
 		s.path(s.sched.left(f, false))
+	case out.waits:
 	case fail == nil:
 		u.at(stepHand)
+		s.sched.uploaded(f)
 		s.acks <- ack{f: f, sent: out, took: time.Since(began)}
 	case fail.parked:
 		s.sched.parked(f)
