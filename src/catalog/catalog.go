@@ -33,6 +33,12 @@ type Row struct {
 	Receipt  wire.Receipt
 	Outcome  string // of run.json
 	Workload string // of run.json
+
+	// Damaged says when the stored copy was found to be damaged, and how; "" is
+	// a sound one. CheckedAt is when every byte of it was last compared with its
+	// digests: at first, and when not given to Insert, when it was stored.
+	Damaged   string
+	CheckedAt time.Time
 }
 
 // Host sums up what one host has stored.
@@ -78,7 +84,7 @@ func IsFull(err error) bool {
 
 const (
 	applicationID = 0x63343930 // "c490"
-	schemaVersion = 1
+	schemaVersion = 2
 )
 
 // The primary key is the time-ordered id, so that new rows go to the end of
@@ -98,10 +104,13 @@ CREATE TABLE episodes (
 	receiver_version TEXT NOT NULL,
 	window_id TEXT NOT NULL,
 	outcome TEXT NOT NULL,
-	workload TEXT NOT NULL
+	workload TEXT NOT NULL,
+	damaged TEXT NOT NULL DEFAULT '',      -- '' is sound
+	checked_at INTEGER NOT NULL DEFAULT 0  -- microseconds since 1970, UTC
 ) WITHOUT ROWID;
 CREATE INDEX episodes_by_start ON episodes (started);
 CREATE INDEX episodes_by_host ON episodes (host, started);
+` + schemaChecks + `
 CREATE TABLE hosts (
 	name TEXT PRIMARY KEY NOT NULL,
 	episodes INTEGER NOT NULL,
@@ -111,7 +120,20 @@ CREATE TABLE hosts (
 CREATE TABLE state (name TEXT PRIMARY KEY NOT NULL, value INTEGER NOT NULL) WITHOUT ROWID;
 `
 
-const columns = `id, host, digest, started, ended, size, files, archive_size, stored_at, receiver_version, window_id, outcome, workload`
+// schemaChecks are the indexes of schema 2: what is to be checked next, and
+// what was found damaged, which is little.
+const schemaChecks = `CREATE INDEX episodes_by_check ON episodes (checked_at);
+CREATE INDEX episodes_damaged ON episodes (host, id) WHERE damaged <> '';`
+
+// migrations lead from each earlier schema to the next one.
+var migrations = map[int64]string{
+	1: `ALTER TABLE episodes ADD COLUMN damaged TEXT NOT NULL DEFAULT '';
+ALTER TABLE episodes ADD COLUMN checked_at INTEGER NOT NULL DEFAULT 0;
+UPDATE episodes SET checked_at = stored_at;
+` + schemaChecks,
+}
+
+const columns = `id, host, digest, started, ended, size, files, archive_size, stored_at, receiver_version, window_id, outcome, workload, damaged, checked_at`
 
 // Open opens the catalogue at path, or makes an empty one that is not Complete.
 // It looks at the file's ends, never at the whole of it.
@@ -151,6 +173,19 @@ func (c *Catalog) open() (err error) {
 		}
 	case app != applicationID:
 		return fmt.Errorf("%w: it is another program's database (application_id %#x)", errCorrupt, app)
+	case migrations[version] != "":
+		err := tx(context.Background(), c.write, func(tx *sql.Tx) error {
+			for ; version < schemaVersion; version++ {
+				if _, err := tx.Exec(migrations[version]); err != nil {
+					return err
+				}
+			}
+			_, err := tx.Exec(fmt.Sprintf("PRAGMA user_version=%d", schemaVersion))
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("bring its schema up to version %d: %w", schemaVersion, err)
+		}
 	case version != schemaVersion:
 		return fmt.Errorf("%w: its schema is version %d, this program's %d", errCorrupt, version, schemaVersion)
 	}
@@ -163,7 +198,7 @@ func (c *Catalog) open() (err error) {
 	if c.lookup, err = c.read.Prepare(`SELECT ` + columns + ` FROM episodes WHERE id = ?`); err != nil {
 		return err
 	}
-	if c.insert, err = c.write.Prepare(`INSERT INTO episodes (` + columns + `) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (id) DO NOTHING`); err != nil {
+	if c.insert, err = c.write.Prepare(`INSERT INTO episodes (` + columns + `) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (id) DO NOTHING`); err != nil {
 		return err
 	}
 	c.count, err = c.write.Prepare(`INSERT INTO hosts (name, episodes, bytes, last_stored) VALUES (?,?,?,?)
@@ -195,6 +230,8 @@ func (c *Catalog) probe() error {
 		`SELECT max(started) FROM episodes`,
 		`SELECT min(host) FROM episodes`,
 		`SELECT max(host) FROM episodes`,
+		`SELECT min(checked_at) FROM episodes`,
+		`SELECT max(checked_at) FROM episodes`,
 		`SELECT sum(episodes) FROM hosts`,
 		`SELECT sum(value) FROM state`,
 	} {
@@ -293,7 +330,8 @@ func (c *Catalog) Lookup(ctx context.Context, id episode.ID) (Row, bool, error) 
 }
 
 // Insert adds rows in one transaction, which is on the disk when it returns. A
-// row whose id is there already is left as it is: the first one stands.
+// row whose id is there already is left as it is: the first one stands, unless
+// its copy is damaged and the new one has the same digest.
 func (c *Catalog) Insert(ctx context.Context, rows []Row) error {
 	if len(rows) == 0 {
 		return nil
@@ -310,7 +348,23 @@ func (c *Catalog) Insert(ctx context.Context, rows []Row) error {
 				return err
 			} else if n > 0 {
 				sums.add(r, 1)
+				continue
 			}
+			old, err := scan(tx.QueryRowContext(ctx, `SELECT `+columns+` FROM episodes WHERE id = ?`, r.Facts.ID[:]))
+			if err != nil {
+				return err
+			}
+			if old.Damaged == "" || old.Facts.Digest != r.Facts.Digest {
+				continue
+			}
+			sums.add(&old, -1)
+			if _, err := tx.ExecContext(ctx, `DELETE FROM episodes WHERE id = ?`, r.Facts.ID[:]); err != nil {
+				return err
+			}
+			if _, err := ins.ExecContext(ctx, values(r)...); err != nil {
+				return err
+			}
+			sums.add(r, 1)
 		}
 		return c.add(ctx, tx, sums)
 	})
@@ -321,7 +375,8 @@ func (c *Catalog) Insert(ctx context.Context, rows []Row) error {
 }
 
 // Replace makes the rows what the catalogue says of their episodes, whatever
-// it said before, and tells how many were new and how many differed.
+// it said before, and tells how many were new and how many differed. A row
+// without CheckedAt keeps the one that is there.
 func (c *Catalog) Replace(ctx context.Context, rows []Row) (added, changed int, err error) {
 	err = tx(ctx, c.write, func(tx *sql.Tx) error {
 		added, changed = 0, 0
@@ -329,6 +384,9 @@ func (c *Catalog) Replace(ctx context.Context, rows []Row) (added, changed int, 
 		for i := range rows {
 			r := &rows[i]
 			old, err := scan(tx.QueryRowContext(ctx, `SELECT `+columns+` FROM episodes WHERE id = ?`, r.Facts.ID[:]))
+			if err == nil && r.CheckedAt.IsZero() {
+				r.CheckedAt = old.CheckedAt
+			}
 			switch {
 			case errors.Is(err, sql.ErrNoRows):
 				added++
@@ -493,20 +551,7 @@ func (c *Catalog) portion(ctx context.Context, f Filter, after *Row, n int) ([]R
 	if len(where) > 0 {
 		q += ` WHERE ` + strings.Join(where, ` AND `)
 	}
-	rows, err := c.read.QueryContext(ctx, q+` ORDER BY started DESC, id DESC LIMIT ?`, append(args, n)...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	out := make([]Row, 0, min(n, 64))
-	for rows.Next() {
-		r, err := scan(rows)
-		if err != nil {
-			return out, err
-		}
-		out = append(out, r)
-	}
-	return out, rows.Err()
+	return c.query(ctx, q+` ORDER BY started DESC, id DESC LIMIT ?`, append(args, n)...)
 }
 
 // Each yields every episode by id, in portions as List does. It is for
@@ -515,20 +560,7 @@ func (c *Catalog) Each(ctx context.Context) iter.Seq2[Row, error] {
 	return func(yield func(Row, error) bool) {
 		var last episode.ID
 		for {
-			rows, err := c.read.QueryContext(ctx, `SELECT `+columns+` FROM episodes WHERE id > ? ORDER BY id LIMIT ?`, last[:], portion)
-			if err != nil {
-				yield(Row{}, fmt.Errorf("read the catalogue: %w", err))
-				return
-			}
-			page := make([]Row, 0, portion)
-			for rows.Next() {
-				var r Row
-				if r, err = scan(rows); err != nil {
-					break
-				}
-				page = append(page, r)
-			}
-			err = errors.Join(err, rows.Err(), rows.Close())
+			page, err := c.query(ctx, `SELECT `+columns+` FROM episodes WHERE id > ? ORDER BY id LIMIT ?`, last[:], portion)
 			for i := range page {
 				if !yield(page[i], nil) {
 					return
@@ -586,15 +618,16 @@ func tx(ctx context.Context, db *sql.DB, do func(*sql.Tx) error) error {
 
 func values(r *Row) []any {
 	return []any{r.Facts.ID[:], r.Facts.Host, r.Facts.Digest[:], r.Facts.Started.Unix(), r.Facts.Ended.Unix(), r.Facts.Size, r.Facts.Files,
-		r.Receipt.ArchiveSize, r.Receipt.StoredAt.UnixMicro(), r.Receipt.ReceiverVersion, r.Receipt.WindowID, r.Outcome, r.Workload}
+		r.Receipt.ArchiveSize, r.Receipt.StoredAt.UnixMicro(), r.Receipt.ReceiverVersion, r.Receipt.WindowID, r.Outcome, r.Workload,
+		r.Damaged, r.checkedAt().UnixMicro()}
 }
 
 func scan(s interface{ Scan(...any) error }) (Row, error) {
 	var r Row
 	var id, digest []byte
-	var started, ended, stored int64
+	var started, ended, stored, checked int64
 	if err := s.Scan(&id, &r.Facts.Host, &digest, &started, &ended, &r.Facts.Size, &r.Facts.Files,
-		&r.Receipt.ArchiveSize, &stored, &r.Receipt.ReceiverVersion, &r.Receipt.WindowID, &r.Outcome, &r.Workload); err != nil {
+		&r.Receipt.ArchiveSize, &stored, &r.Receipt.ReceiverVersion, &r.Receipt.WindowID, &r.Outcome, &r.Workload, &r.Damaged, &checked); err != nil {
 		return Row{}, err
 	}
 	if len(id) != len(episode.ID{}) || len(digest) != len(bag.Digest{}) {
@@ -604,14 +637,22 @@ func scan(s interface{ Scan(...any) error }) (Row, error) {
 	copy(r.Facts.Digest[:], digest)
 	r.Facts.Started, r.Facts.Ended = time.Unix(started, 0).UTC(), time.Unix(ended, 0).UTC()
 	r.Receipt.Episode, r.Receipt.Host, r.Receipt.BagDigest = r.Facts.ID, r.Facts.Host, r.Facts.Digest
-	r.Receipt.StoredAt = time.UnixMicro(stored).UTC()
+	r.Receipt.StoredAt, r.CheckedAt = time.UnixMicro(stored).UTC(), time.UnixMicro(checked).UTC()
 	return r, nil
+}
+
+func (r *Row) checkedAt() time.Time {
+	if r.CheckedAt.IsZero() {
+		return r.Receipt.StoredAt
+	}
+	return r.CheckedAt
 }
 
 // canonical is r as it comes back from the catalogue.
 func canonical(r Row) Row {
 	r.Facts.Started, r.Facts.Ended = time.Unix(r.Facts.Started.Unix(), 0).UTC(), time.Unix(r.Facts.Ended.Unix(), 0).UTC()
 	r.Receipt.Episode, r.Receipt.Host, r.Receipt.BagDigest = r.Facts.ID, r.Facts.Host, r.Facts.Digest
+	r.CheckedAt = time.UnixMicro(r.checkedAt().UnixMicro()).UTC()
 	r.Receipt.StoredAt = time.UnixMicro(r.Receipt.StoredAt.UnixMicro()).UTC()
 	return r
 }

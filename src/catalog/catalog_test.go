@@ -39,9 +39,10 @@ func row(host string, started time.Time) Row {
 	for i := range f.Digest {
 		f.Digest[i] = byte(rand.Uint32())
 	}
-	return Row{Facts: f, Outcome: "complete", Workload: "w", Receipt: wire.Receipt{
+	now := time.UnixMicro(time.Now().UnixMicro()).UTC()
+	return Row{Facts: f, Outcome: "complete", Workload: "w", CheckedAt: now, Receipt: wire.Receipt{
 		Episode: f.ID, Host: host, BagDigest: f.Digest, ArchiveSize: rand.Int64N(1 << 40),
-		StoredAt: time.UnixMicro(time.Now().UnixMicro()).UTC(), ReceiverVersion: "1.2", WindowID: "w-1",
+		StoredAt: now, ReceiverVersion: "1.2", WindowID: "w-1",
 	}}
 }
 

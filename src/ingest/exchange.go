@@ -163,10 +163,14 @@ func (x *exchange) health() error {
 
 func (x *exchange) self() error {
 	l := x.st.cfg.Limits
+	damaged, err := x.r.store.Damaged(x.req.Context(), x.host)
+	if err != nil {
+		return err
+	}
 	return x.answer(http.StatusOK, wire.Self{
 		Host: x.host, Key: x.key.String(), Window: x.st.window, MaxSkew: x.st.cfg.MaxSkew,
 		Limits:     wire.Limits{EpisodeSize: int64(l.EpisodeSize), EpisodeFiles: int64(l.EpisodeFiles)},
-		ServerTime: x.now.UTC(), ReceiverVersion: version.String(),
+		ServerTime: x.now.UTC(), ReceiverVersion: version.String(), Damaged: damaged,
 	})
 }
 

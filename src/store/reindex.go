@@ -211,11 +211,11 @@ func (s *Store) rebuildCatalogue(w Worker, damaged bool) (err error) {
 
 // ReindexReport says what Reindex found.
 type ReindexReport struct {
-	Episodes int64    `json:"episodes"` // whole in the store
+	Episodes int64    `json:"episodes"` // in the catalogue now
 	Added    int64    `json:"added"`    // were not in the catalogue
 	Changed  int64    `json:"changed"`  // were in it with other facts
 	Missing  int64    `json:"missing"`  // were in it, but are not in the store: taken out
-	Damaged  int64    `json:"damaged"`  // have a sidecar, but are not whole
+	Damaged  int64    `json:"damaged"`  // are not whole; those that are marked as such stay in the catalogue
 	Faults   []string `json:"faults"`   // the missing and the damaged in words, at most 1,000
 }
 
@@ -343,14 +343,22 @@ func (b *walker) day(host, path string) error {
 			return fmt.Errorf("list episodes/%s: %w", path, err)
 		}
 		for _, name := range names {
-			bare, ok := strings.CutSuffix(name, ".json")
-			if !ok {
-				continue
+			bare, marked := strings.CutSuffix(name, markSuffix)
+			if !marked {
+				var sidecar bool
+				if bare, sidecar = strings.CutSuffix(name, ".json"); !sidecar {
+					continue
+				}
 			}
 			id, err := episode.ParseID(bare)
 			if err != nil {
 				b.rep.fault("episodes/%s/%s is not named by an episode's id", path, name)
 				continue
+			}
+			if marked {
+				if _, sidecar, err := exists(int(d.Fd()), sidecarName(id)); err == nil && sidecar {
+					continue // its turn comes with that
+				}
 			}
 			if err := b.sidecar(int(d.Fd()), host, path, id); err != nil {
 				return err
@@ -368,7 +376,7 @@ func (b *walker) sidecar(dir int, host, path string, id episode.ID) error {
 		return err
 	}
 	b.held = append(b.held, release)
-	_, row, err := readSidecar(dir, host, id)
+	row, err := readStored(dir, host, id)
 	if err == nil && day(host, row.Facts.Started) != path {
 		err = fmt.Errorf("%w: it started %s", errDamaged, row.Facts.Started.Format(time.RFC3339))
 	}
@@ -382,6 +390,10 @@ func (b *walker) sidecar(dir int, host, path string, id episode.ID) error {
 	case err == nil:
 		b.rep.Episodes++
 		b.rows = append(b.rows, row)
+		if row.Damaged != "" {
+			b.rep.Damaged++
+			b.rep.fault("episode %s of host %s was found damaged at %s", id, host, row.Damaged)
+		}
 	case errors.Is(err, fs.ErrNotExist): // undone meanwhile
 	default:
 		// A file that can't be read is one fault among others, not the end of the walk.
@@ -443,8 +455,12 @@ func (s *Store) sweep(ctx context.Context, w Worker, rep *ReindexReport) error {
 }
 
 func (s *Store) gone(row catalog.Row) (bool, error) {
-	_, found, err := exists(s.ep, day(row.Facts.Host, row.Facts.Started)+"/"+sidecarName(row.Facts.ID))
-	return !found, err
+	for _, name := range []string{sidecarName(row.Facts.ID), markName(row.Facts.ID)} {
+		if _, found, err := exists(s.ep, day(row.Facts.Host, row.Facts.Started)+"/"+name); found || err != nil {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // strike takes one row out, unless its episode turns out to be there after all.

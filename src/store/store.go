@@ -15,6 +15,7 @@
 //	incoming/.commit/                                 ours: what is about to get its name
 //	episodes/<host>/<yyyy>/<mm>/<dd>/<id>.tar.zst     the pack, with a seek table at its end
 //	episodes/<host>/<yyyy>/<mm>/<dd>/<id>.json        the sidecar: receipt, facts, run.json
+//	episodes/<host>/<yyyy>/<mm>/<dd>/<id>.damaged.json  only if found damaged: what, when, and the receipt
 //
 // The date is the UTC day of the episode's start. The rename of the sidecar is
 // the commit point: an archive without a sidecar is not stored.
@@ -377,6 +378,23 @@ func (s *Store) Hosts(ctx context.Context) ([]catalog.Host, error) {
 		return nil, s.catalogueFailed(err)
 	}
 	return h, nil
+}
+
+// Damaged says which episodes of a host are damaged. It says none while a lost
+// catalogue is being rebuilt: a host can do nothing about them then.
+func (s *Store) Damaged(ctx context.Context, host string) (wire.Damaged, error) {
+	if _, running := s.Rebuilding(); running {
+		return wire.Damaged{}, nil
+	}
+	n, rows, err := s.cat.Load().Damaged(ctx, host, wire.MaxDamaged)
+	if err != nil {
+		return wire.Damaged{}, s.catalogueFailed(err)
+	}
+	d := wire.Damaged{Count: n}
+	for _, r := range rows {
+		d.Episodes = append(d.Episodes, r.Facts.ID)
+	}
+	return d, nil
 }
 
 // coded gives an I/O error the code that the other side is to see.

@@ -78,7 +78,19 @@ type Self struct {
 	Limits          Limits        `json:"limits"`
 	ServerTime      time.Time     `json:"server_time"`
 	ReceiverVersion string        `json:"receiver_version"`
+	Damaged         Damaged       `json:"damaged"`
 }
+
+// Damaged says which of a host's episodes the receiver has stored and
+// acknowledged and no longer holds sound. Sent again, with the same digest, each
+// takes the place of the damaged copy.
+type Damaged struct {
+	Count    int64        `json:"count"`
+	Episodes []episode.ID `json:"episodes,omitempty"` // the first MaxDamaged of them
+}
+
+// MaxDamaged is the most episodes that [Damaged] names.
+const MaxDamaged = 20
 
 // Problem is an RFC 9457 problem body with our members.
 type Problem struct {
