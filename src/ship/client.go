@@ -131,6 +131,12 @@ func (c *client) do(ctx context.Context, m *meter, r request, read func(*http.Re
 		m.sent.Store(true)
 	}
 	resp, err := c.transport.RoundTrip(req)
+	if err != nil && b == nil && m.reused.Load() && ctx.Err() == nil {
+		// The server, or a proxy, had just given up the idle connection. The
+		// transport repeats what met its end before a byte was written; every
+		// request without a stream may be repeated after that, too.
+		resp, err = c.repeat(req, m, r, err)
+	}
 	if err != nil {
 		return c.explain(ctx, err, m.end(), b)
 	}
@@ -150,6 +156,25 @@ func (c *client) do(ctx context.Context, m *meter, r request, read func(*http.Re
 		return &failure{why: cause}
 	}
 	return f
+}
+
+// repeat sends a request once more, on a connection that was not idle before. It
+// returns the first error if it can't.
+func (c *client) repeat(req *http.Request, m *meter, r request, first error) (*http.Response, error) {
+	if idle, ok := c.transport.(interface{ CloseIdleConnections() }); ok {
+		idle.CloseIdleConnections()
+	}
+	if r.again != nil {
+		body, err := r.again()
+		if err != nil {
+			return nil, first
+		}
+		req.Body = body
+	} else if r.body != nil {
+		return nil, first
+	}
+	m.sent.Store(r.length == 0)
+	return c.transport.RoundTrip(req)
 }
 
 // unquote takes the quotes of a structured string (RFC 9651, section 3.3.3)

@@ -33,6 +33,7 @@ type meter struct {
 	disk    atomic.Bool  // the body waits for the packer
 	sent    atomic.Bool  // the whole request is handed over
 	tcp     atomic.Pointer[net.TCPConn]
+	reused  atomic.Bool // the connection was idle before
 
 	mu     sync.Mutex
 	hooks  hooks
@@ -66,6 +67,7 @@ func newMeter(connect, stall, response time.Duration, w *liveness.Worker) *meter
 	m.trace = &httptrace.ClientTrace{
 		GotConn: func(i httptrace.GotConnInfo) {
 			m.tcp.Store(tcpOf(i.Conn))
+			m.reused.Store(i.Reused)
 			m.step()
 		},
 		WroteRequest: func(i httptrace.WroteRequestInfo) {
@@ -95,6 +97,7 @@ func (m *meter) begin(ctx context.Context, cancel context.CancelCauseFunc, h hoo
 	m.disk.Store(false)
 	m.sent.Store(false)
 	m.tcp.Store(nil)
+	m.reused.Store(false)
 	now := time.Now()
 	m.cancel, m.hooks, m.began, m.moved, m.seen, m.moving, m.cause = cancel, h, now, now, 0, false, nil
 	m.timer.Reset(m.tick)
