@@ -74,4 +74,15 @@ func atLab(o *options) {
 }
 
 // JSON for the golden files: durations and sizes as people write them.
-func (s Size) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+func (s Size) MarshalText() ([]byte, error)      { return []byte(s.String()), nil }
+func (r Rate) MarshalText() ([]byte, error)      { return []byte(r.String()), nil }
+func (t TimeOfDay) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+func (w Weekdays) MarshalText() ([]byte, error) {
+	var names []string
+	for d, n := range dayNames {
+		if w.has(time.Weekday(d)) {
+			names = append(names, n)
+		}
+	}
+	return []byte(strings.Join(names, " ")), nil
+}

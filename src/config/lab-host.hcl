@@ -101,6 +101,10 @@ shipper {
   # Allowed: 0s to 3650d. Default: 0s.
   # keep_shipped = "0s"
 
+  # Most bytes per second that all uploads together send, TLS included.
+  # Allowed: 10kB/s to 1TiB/s, "unlimited", or "off" for no uploads. Default: unlimited.
+  # rate_limit = "20MB/s"
+
   # Age in days at which an episode in quarantine is removed for good. 0: never.
   # Allowed: 0 to 36500. Default: 30.
   # quarantine_keep_days = 30
@@ -113,4 +117,25 @@ shipper {
   # Allowed: host:port or :port, the port a number, such as ":8490" or "127.0.0.1:9490", or "" for
   # none. Default: none.
   # metrics_listen = "127.0.0.1:9490"
+
+  # Another rate_limit at some times of the week; any number of blocks. Where windows overlap the
+  # lowest counts.
+  # rate_window "office" {
+  #   # Days on which the window begins.
+  #   # Allowed: a list of days "mon", "tue", "wed", "thu", "fri", "sat", "sun" and ranges such as
+  #   # "mon-fri". Default: every day.
+  #   days = ["mon-fri"]
+  #
+  #   # When it begins, by this machine's local time.
+  #   # Allowed: a time of day from "00:00" to "24:00". Default: 00:00.
+  #   from = "08:00"
+  #
+  #   # When it ends. A time before from is one on the next day.
+  #   # Allowed: a time of day from "00:00" to "24:00". Default: 24:00.
+  #   to = "18:00"
+  #
+  #   # What holds then instead of the rate_limit outside.
+  #   # Allowed: 10kB/s to 1TiB/s, "unlimited", or "off" for no uploads. It has to be set.
+  #   rate_limit = "2MB/s"
+  # }
 }

@@ -72,6 +72,8 @@ func labHostSchema(c *LabHost) *block {
 						doc: "How long a stop waits for uploads to end. What is cut then goes on from there after the next start."},
 					{name: "keep_shipped", kind: duration(&s.KeepShipped, "0s", "3650d"), def: `"0s"`,
 						doc: "How long an episode is kept here after the receiver acknowledged it. 0s: removed at once."},
+					{name: "rate_limit", kind: rate(&s.RateLimit.Default), def: `"unlimited"`, example: `"20MB/s"`,
+						doc: "Most bytes per second that all uploads together send, TLS included."},
 					{name: "quarantine_keep_days", kind: integer(&s.QuarantineKeepDays, " of days", 0, 36500), def: "30",
 						doc: "Age in days at which an episode in quarantine is removed for good. 0: never."},
 					{name: "quarantine_cleanup_interval_s", kind: seconds(&s.QuarantineCleanupInterval, 1, 30*86400), def: "3600",
@@ -79,6 +81,22 @@ func labHostSchema(c *LabHost) *block {
 					{name: "metrics_listen", kind: listen(&s.MetricsListen, true), def: `""`, example: `"127.0.0.1:9490"`,
 						doc: "Where Prometheus metrics are served, over plain HTTP. Empty: nowhere."},
 				},
+				blocks: []*block{{
+					name: "rate_window", label: "name", example: "office",
+					doc:   "Another rate_limit at some times of the week; any number of blocks. Where windows overlap the lowest counts.",
+					attrs: rateWindowAttrs(new(RateWindow)),
+					checkLabel: func(label string) error {
+						if !episode.ValidHost(label) {
+							return fmt.Errorf("%q is not such a name. Allowed: %s", label, hostAllowed)
+						}
+						return nil
+					},
+					each: func(label string) *block {
+						w := &RateWindow{Name: label}
+						s.RateLimit.Windows = append(s.RateLimit.Windows, w)
+						return &block{name: "rate_window", attrs: rateWindowAttrs(w)}
+					},
+				}},
 			},
 		},
 	}
@@ -97,6 +115,7 @@ func checkLabHost(c *LabHost, d *decoder, o *options) {
 		}
 	}
 	s := &c.Shipper
+	checkRates(&s.RateLimit, d)
 	if s.PackWorkers == 0 {
 		s.PackWorkers = o.cores
 	}

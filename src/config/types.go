@@ -49,6 +49,7 @@ type Shipper struct {
 	BackoffMax      time.Duration
 	PollInterval    time.Duration
 	StopTimeout     time.Duration
+	RateLimit       RateLimit     // of all uploads together
 	KeepShipped     time.Duration // 0: removed once acknowledged
 
 	QuarantineKeepDays        int           // 0: never cleaned up

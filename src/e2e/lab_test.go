@@ -400,8 +400,9 @@ type state struct {
 		Probes int       `json:"probes"`
 	} `json:"path"`
 	Queue struct {
-		Scanned bool `json:"scanned"`
-		Waiting int  `json:"waiting"`
+		Scanned  bool `json:"scanned"`
+		Waiting  int  `json:"waiting"`
+		InFlight int  `json:"in_flight"`
 	} `json:"queue"`
 	Quarantine struct {
 		Total int `json:"total"`

@@ -48,7 +48,7 @@ func newClient(cfg config.LabHost, transport http.RoundTripper, id *identity.Cli
 
 // newTransport is the transport of a host: HTTP/1.1 (one connection for each
 // worker, and no flow-control window over several), mutual TLS 1.3.
-func newTransport(cfg config.LabHost, id *identity.Client) *http.Transport {
+func newTransport(cfg config.LabHost, id *identity.Client, p *pace) *http.Transport {
 	d := &net.Dialer{
 		Timeout: cfg.Shipper.ConnectTimeout, // name lookup included
 		Control: func(_, _ string, raw syscall.RawConn) error {
@@ -59,9 +59,19 @@ func newTransport(cfg config.LabHost, id *identity.Client) *http.Transport {
 			})
 		},
 	}
+	dial := d.DialContext
+	if p.limit.Limits() {
+		dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := d.DialContext(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return p.conn(c), nil
+		}
+	}
 	t := &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
-		DialContext:            d.DialContext,
+		DialContext:            dial,
 		TLSHandshakeTimeout:    cfg.Shipper.ConnectTimeout,
 		DisableCompression:     true,
 		MaxIdleConnsPerHost:    cfg.Shipper.UploadWorkers + 1,

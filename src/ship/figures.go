@@ -3,6 +3,7 @@ package ship
 import (
 	"fmt"
 	"log/slog"
+	"math"
 	"net/http"
 
 	vm "github.com/VictoriaMetrics/metrics"
@@ -69,6 +70,15 @@ func newFigures(s *Shipper) *figures {
 		return float64(s.facts.success.At.Unix())
 	})
 	set.NewGauge("cis490_shipper_clock_skew_seconds", s.facts.skew)
+	set.NewGauge("cis490_shipper_rate_limit_bytes_per_second", func() float64 {
+		switch r := s.pace.state(); {
+		case r.Off:
+			return 0
+		case r.BytesPerSecond > 0:
+			return float64(r.BytesPerSecond)
+		}
+		return math.Inf(1)
+	})
 	return f
 }
 

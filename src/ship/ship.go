@@ -52,6 +52,7 @@ type Shipper struct {
 	packer   *pack.Packer
 	client   *client
 	sched    *scheduler
+	pace     *pace
 	notifier *liveness.Notifier
 	tracker  *liveness.Tracker
 	log      *slog.Logger
@@ -107,6 +108,7 @@ func New(cfg config.LabHost, deps Deps) (*Shipper, error) {
 		sched:   newScheduler(backoff{cfg.Shipper.BackoffMin, cfg.Shipper.BackoffMax}),
 		kicked:  make(chan struct{}, 1), pollNow: make(chan struct{}, 1), cleanNow: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 		acks:  make(chan ack),
+		pace:  newPace(cfg.Shipper.RateLimit),
 		begun: time.Now(),
 		// Longer than anything that a dead peer can cost: see the meter.
 		step: max(2*cfg.Shipper.ConnectTimeout, cfg.Shipper.StallTimeout, cfg.Shipper.ResponseTimeout) + 30*time.Second,
@@ -121,14 +123,14 @@ func New(cfg config.LabHost, deps Deps) (*Shipper, error) {
 	s.passes.notice = make(chan struct{})
 	transport := deps.Transport
 	if transport == nil {
-		transport = newTransport(cfg, deps.Identity)
+		transport = newTransport(cfg, deps.Identity, s.pace)
 	}
 	s.client = newClient(cfg, transport, deps.Identity, s.sawWindow)
 	s.figures = newFigures(s)
 	for i := range min(cfg.Shipper.UploadWorkers, queue.MaxSlots) {
 		s.uploaders = append(s.uploaders, newUploader(s, i))
 	}
-	s.sched.setWidth(len(s.uploaders))
+	s.sched.setWidth(s.pace.width(len(s.uploaders)))
 	return s, nil
 }
 
@@ -164,6 +166,7 @@ func (s *Shipper) Run(ctx context.Context) error {
 	s.others.Go(func() { s.pollForever(ctx) })
 	s.others.Go(func() { s.cleanForever(ctx) })
 	s.others.Go(func() { s.showForever(ctx) })
+	s.others.Go(func() { s.paceForever(ctx) })
 	if s.cfg.RunDir != "" {
 		s.others.Go(func() { s.control(ctx) })
 	}

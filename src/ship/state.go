@@ -43,6 +43,7 @@ type State struct {
 	Queue      QueueState      `json:"queue"`
 	Quarantine QuarantineState `json:"quarantine"`
 	Poll       PollState       `json:"poll"`
+	Rate       RateState       `json:"rate"`
 	Disk       DiskState       `json:"disk"`
 	Scan       ScanState       `json:"scan"`
 	Totals     TotalState      `json:"totals"` // since StartedAt
@@ -116,6 +117,28 @@ type PollState struct {
 	KnownAs         string       `json:"known_as,omitempty"` // this host's name at the receiver
 	ReceiverVersion string       `json:"receiver_version,omitempty"`
 	Window          *wire.Window `json:"window,omitempty"`
+}
+
+// RateState is the limit of all uploads together.
+type RateState struct {
+	Limit          string     `json:"limit"`            // as in the configuration
+	BytesPerSecond int64      `json:"bytes_per_second"` // 0: no limit, or off
+	Off            bool       `json:"off"`
+	Window         string     `json:"window,omitempty"` // the rate_window that it is from
+	Until          *time.Time `json:"until,omitempty"`  // when another one holds, if within a week
+	Then           string     `json:"then,omitempty"`   // which
+}
+
+// String is the limit for people.
+func (r RateState) String() string {
+	s := r.Limit
+	if r.Window != "" {
+		s += ", by rate_window " + r.Window
+	}
+	if r.Until != nil {
+		s += " until " + r.Until.Local().Format("Mon 15:04") + ", then " + r.Then
+	}
+	return s
 }
 
 // DiskState is about the file system of data_dir.
@@ -281,6 +304,7 @@ func (s *Shipper) State() State {
 		StartedAt: s.begun.UTC().Round(0), WrittenAt: now.UTC().Round(0), Stopping: s.parkAt.Load() != 0,
 		Queue:  QueueState{Scanned: q.scanned, Waiting: q.waiting, InFlight: q.inFlight, Postponed: q.later, PostponedByCode: q.troubles},
 		Path:   PathState{Held: p.held, Since: timeOrNil(p.since), CodeSince: timeOrNil(p.codeSince), Probes: p.probes},
+		Rate:   s.pace.state(),
 		Totals: s.figures.totals(),
 	}
 	if p.err != nil {
@@ -352,6 +376,9 @@ func (st State) summary(now time.Time) string {
 		if d := st.Path.NextProbe.Sub(now); d >= time.Second {
 			fmt.Fprintf(&b, ", next try in %s", Span(d))
 		}
+	}
+	if st.Rate.Off {
+		b.WriteString("; uploads are " + st.Rate.String())
 	}
 	if st.Disk.Low {
 		fmt.Fprintf(&b, "; low on disk space, %d MiB free", st.Disk.FreeBytes>>20)

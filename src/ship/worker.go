@@ -42,11 +42,12 @@ type uploader struct {
 	// What it is at, for those who look.
 	doing  atomic.Pointer[string]
 	flying atomic.Pointer[flight]
-	size   atomic.Int64 // tar bytes in all
-	held   atomic.Int64 // tar bytes sent, counting what the receiver held before
-	from   atomic.Int64 // tar bytes that it held when this attempt began
-	began  atomic.Int64 // UnixNano of when sending began
-	handed atomic.Int64 // packed bytes sent in this attempt
+	cut    atomic.Pointer[context.CancelCauseFunc] // ends the attempt as a stop would
+	size   atomic.Int64                            // tar bytes in all
+	held   atomic.Int64                            // tar bytes sent, counting what the receiver held before
+	from   atomic.Int64                            // tar bytes that it held when this attempt began
+	began  atomic.Int64                            // UnixNano of when sending began
+	handed atomic.Int64                            // packed bytes sent in this attempt
 }
 
 func newUploader(s *Shipper, slot int) *uploader {
@@ -83,9 +84,13 @@ func (u *uploader) sent(n int64) {
 	u.held.Store(n)
 }
 
-// parks says, at the end of a frame, whether to stop there: when the shipper
-// stops and this upload would not end in the time that is left.
+// parks says, at the end of a frame, whether to stop there: when there are to be
+// no uploads for now, or when the shipper stops and this one would not end in the
+// time that is left.
 func (u *uploader) parks() bool {
+	if _, off := u.s.pace.off(); off {
+		return true
+	}
 	at := u.s.parkAt.Load()
 	if at == 0 {
 		return false
@@ -121,7 +126,11 @@ func (u *uploader) run(ctx context.Context) {
 		u.flying.Store(f)
 		u.worker.Within(u.s.step)
 		if u.hasRoom(f) {
-			u.one(ctx, f)
+			mine, cut := context.WithCancelCause(ctx)
+			u.cut.Store(&cut)
+			u.one(mine, f)
+			u.cut.Store(nil)
+			cut(nil)
 		}
 		u.flying.Store(nil)
 		u.at(stepIdle)

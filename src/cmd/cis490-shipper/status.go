@@ -115,6 +115,9 @@ func printStatus(out io.Writer, st ship.State, live bool, now time.Time) error {
 	} else if st.Poll.LastSuccess != nil {
 		row("receiver", "version %s, asked %s, knows this host as %s, its clock is %+.1f s from ours", st.Poll.ReceiverVersion, ago(st.Poll.LastSuccess), st.Poll.KnownAs, st.Poll.SkewSeconds)
 	}
+	if r := st.Rate; r.Limit != "" && (r.Limit != config.RateUnlimited.String() || r.Until != nil) {
+		row("rate limit", "%s", r)
+	}
 	for _, c := range slices.Sorted(maps.Keys(st.Queue.PostponedByCode)) {
 		row("trouble", "%d at the end of the queue: %s", st.Queue.PostponedByCode[c], c)
 		row("", "fix: %s", c.Info().Fix)
