@@ -3,6 +3,7 @@ package catalog
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"iter"
 	"time"
@@ -15,6 +16,7 @@ type Check struct {
 	ID      episode.ID
 	At      time.Time
 	Damaged string // see [Row.Damaged]
+	Lift    bool   // of a damaged one that was found sound; else it stays damaged
 }
 
 // SetChecked enters checks in one transaction, which is on the disk when it
@@ -25,7 +27,8 @@ func (c *Catalog) SetChecked(ctx context.Context, checks []Check) error {
 	}
 	err := tx(ctx, c.write, func(tx *sql.Tx) error {
 		for _, k := range checks {
-			if _, err := tx.ExecContext(ctx, `UPDATE episodes SET damaged = ?, checked_at = ? WHERE id = ?`, k.Damaged, k.At.UnixMicro(), k.ID[:]); err != nil {
+			if _, err := tx.ExecContext(ctx, `UPDATE episodes SET damaged = ?, checked_at = ? WHERE id = ? AND (? OR damaged = '')`,
+				k.Damaged, k.At.UnixMicro(), k.ID[:], k.Lift || k.Damaged != ""); err != nil {
 				return err
 			}
 		}
@@ -81,6 +84,41 @@ func (c *Catalog) Unchecked(ctx context.Context, damaged, sound time.Time, host 
 	}
 }
 
+// CountUnchecked counts what Unchecked yields, and the bytes of its archives.
+func (c *Catalog) CountUnchecked(ctx context.Context, damaged, sound time.Time, host string) (episodes, bytes int64, err error) {
+	q, args := `SELECT count(*), coalesce(sum(archive_size), 0) FROM episodes WHERE checked_at < iif(damaged <> '', ?, ?)`, []any{damaged.UnixMicro(), sound.UnixMicro()}
+	if host != "" {
+		q, args = q+` AND host = ?`, append(args, host)
+	}
+	if err := c.read.QueryRowContext(ctx, q, args...).Scan(&episodes, &bytes); err != nil {
+		return 0, 0, fmt.Errorf("count the episodes to be checked: %w", err)
+	}
+	return episodes, bytes, nil
+}
+
+// Walked is when the store's directories were last compared with the catalogue,
+// the zero time if never.
+func (c *Catalog) Walked(ctx context.Context) (at time.Time, err error) {
+	var v int64
+	err = c.read.QueryRowContext(ctx, `SELECT value FROM state WHERE name = 'walked_at'`).Scan(&v)
+	if errors.Is(err, sql.ErrNoRows) {
+		return at, nil
+	}
+	if err != nil {
+		return at, fmt.Errorf("read the catalogue's state: %w", err)
+	}
+	return time.UnixMicro(v).UTC(), nil
+}
+
+// SetWalked records that.
+func (c *Catalog) SetWalked(ctx context.Context, at time.Time) error {
+	_, err := c.write.ExecContext(ctx, `INSERT INTO state (name, value) VALUES ('walked_at', ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value`, at.UnixMicro())
+	if err != nil {
+		return fmt.Errorf("write the catalogue's state: %w", err)
+	}
+	return nil
+}
+
 // OldestCheck is when the check that is longest ago was; found is false when
 // there are no episodes.
 func (c *Catalog) OldestCheck(ctx context.Context) (at time.Time, found bool, err error) {
@@ -88,7 +126,10 @@ func (c *Catalog) OldestCheck(ctx context.Context) (at time.Time, found bool, er
 	if err := c.read.QueryRowContext(ctx, `SELECT min(checked_at) FROM episodes`).Scan(&v); err != nil {
 		return at, false, fmt.Errorf("look for the oldest check in the catalogue: %w", err)
 	}
-	return time.UnixMicro(v.Int64).UTC(), v.Valid, nil
+	if !v.Valid {
+		return at, false, nil
+	}
+	return time.UnixMicro(v.Int64).UTC(), true, nil
 }
 
 // Damaged counts the damaged episodes of a host, or of all when host is "", and

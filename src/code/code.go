@@ -49,6 +49,9 @@ const (
 	DiskFull       Code = "disk-full"
 	ReadFailed     Code = "read-failed"
 	AttemptDied    Code = "attempt-died"
+	StoreDamaged   Code = "store-damaged"
+	StoreMended    Code = "store-mended"
+	StoreMismatch  Code = "store-mismatch"
 )
 
 // Class says what a code is about, and so what the shipper does with it.

@@ -119,6 +119,18 @@ var table = []Info{
 		"The shipper died three times while it worked on this episode; it goes to the end of the queue and is tried alone.",
 		"Send the stack trace to the developers: journalctl -u cis490-shipper",
 		"7a026333052841e7a8e2dfb2ee91ce45"},
+	{StoreDamaged, OfEpisode, 0, "stored episode damaged",
+		"An episode that the receiver has acknowledged is no longer what was stored; it is marked, and its host is told.",
+		"If the host still has it (there: cis490-shipper audit), it can send it again and that mends it. Else restore the file that the message names from a backup, then: cis490-receiver scrub. Look for disk errors: journalctl -k -p err; smartctl -a",
+		"bc029e50d81b4241a37aa23bcd2f32d3"},
+	{StoreMended, Done, 0, "stored episode sound again",
+		"An episode in the store that was marked as damaged is sound again: its host sent it anew, or its file was restored.",
+		"Nothing to do.",
+		"9d1115b6b83a45e9b8e0d1f1e8966ee3"},
+	{StoreMismatch, Transient, 0, "store and catalogue differ",
+		"The store holds what its catalogue does not list, or something that is no episode's.",
+		"cis490-receiver scrub names each file and what to do; for what is unlisted: cis490-receiver reindex",
+		"17845d445f6a439a8aa417a03ae70951"},
 }
 
 var index = func() map[Code]int {

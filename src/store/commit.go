@@ -47,7 +47,8 @@ type Item struct {
 
 // Commit stores an episode: when it returns code.Stored, it is on the disk and
 // in the catalogue; code.AlreadyStored comes with the receipt of the first
-// time. Callers that come while others are being flushed share the next flush.
+// time. What is stored already but damaged is marked as such, if it is not, until
+// the new copy is on the disk in its place. Callers that come while others are being flushed share the next flush.
 //
 // Errors: code.Conflict when another episode is stored under that id (it is
 // left untouched), code.ReceiverFull when there is no room, code.ReceiverBusy
@@ -74,23 +75,35 @@ func (s *Store) Commit(ctx context.Context, it Item) (wire.Receipt, code.Code, e
 	w := s.opt.Worker("store episode " + f.ID.String())
 	defer w.Done()
 	w.Within(s.opt.Within)
-	r, found, err := s.catalogued(ctx, f.Host, f.ID)
+	old, found, err := s.catalogued(ctx, f.Host, f.ID)
 	if err == nil && !found {
-		r, found, err = s.findInPlace(ctx, f.Host, f.ID, f.Started)
+		old, found, err = s.findInPlace(ctx, f.Host, f.ID, f.Started)
+	}
+	if err == nil && found {
+		if old.Facts.Digest != f.Digest {
+			return wire.Receipt{}, "", code.New(code.Conflict, "episode %s is stored already with another content: bag digest %s, not %s", f.ID, old.Facts.Digest, f.Digest)
+		}
+		var what string
+		var path string
+		if path, what, err = s.lacking(old); err == nil && what == "" {
+			return old.Receipt, code.AlreadyStored, nil
+		}
+		if err == nil {
+			old, err = s.mark(old, path, what)
+		}
 	}
 	if err != nil {
 		return wire.Receipt{}, "", err
-	} else if found && r.BagDigest == f.Digest {
-		return r, code.AlreadyStored, nil
-	} else if found {
-		return wire.Receipt{}, "", code.New(code.Conflict, "episode %s is stored already with another content: bag digest %s, not %s", f.ID, r.BagDigest, f.Digest)
 	}
 
-	e := &entry{Item: it, done: make(chan struct{}), failures: s.failures.Load(), archive: -1, sidecar: -1}
+	e := &entry{Item: it, replaces: found, done: make(chan struct{}), failures: s.failures.Load(), archive: -1, sidecar: -1}
 	e.row = catalog.Row{Facts: f, Outcome: run.Outcome, Workload: run.Workload, Receipt: wire.Receipt{
 		Episode: f.ID, Host: f.Host, BagDigest: f.Digest, StoredAt: s.opt.Now().UTC().Truncate(time.Microsecond),
 		ReceiverVersion: s.opt.ReceiverVersion, WindowID: it.WindowID,
 	}}
+	if found {
+		e.row.Receipt.WindowID = old.Receipt.WindowID // that window let it in
+	}
 	if err := s.prepare(e, w); err != nil {
 		s.discard(e)
 		return wire.Receipt{}, "", coded(err, "store episode %s", f.ID)
@@ -131,6 +144,7 @@ func check(it *Item) (run runFacts, err error) {
 type entry struct {
 	Item
 	row      catalog.Row
+	replaces bool   // what is left of a damaged copy, which stays marked until this one has its place
 	failures uint64 // flushes that had failed when the first of its files was begun
 
 	name             string // in incoming/.commit, without extension
@@ -545,6 +559,17 @@ func (f *flusher) name(entries []*entry, slot *slot) batch {
 		return batch{}
 	}
 	f.w.Progress()
+	for _, e := range placed {
+		if !e.replaces {
+			continue
+		}
+		// From here on the power may go: it is whole, and marked until the next scrub at most.
+		if err := s.unmark(e.dir.fd, e.Facts.ID); err != nil {
+			s.log.Error("an episode is stored anew but still marked as damaged; the next scrub lifts the mark", "episode", e.Facts.ID, "host", e.Facts.Host, "error", err)
+		} else {
+			s.tell(Finding{Kind: FoundMended, Host: e.Facts.Host, Episode: e.Facts.ID, Path: s.inStore(e.row, archiveName(e.Facts.ID)), What: "its host sent it again"})
+		}
+	}
 	if stale {
 		f.days.forget()
 	}
@@ -575,6 +600,11 @@ func (f *flusher) place(e *entry) error {
 // be renamed: an error doesn't prove that nothing happened.
 func (f *flusher) unplace(e *entry) {
 	s := f.s
+	if e.replaces {
+		// Whatever has its place now, it is marked as damaged, and the host sends it again.
+		s.discard(e)
+		return
+	}
 	err := s.os.unlink(e.dir.fd, sidecarName(e.Facts.ID))
 	if err == nil || errors.Is(err, unix.ENOENT) {
 		if e.ArchiveFile != "" {

@@ -41,6 +41,8 @@ type intentItem struct {
 	Day     string     `json:"day"`            // directory below episodes
 	From    string     `json:"from,omitempty"` // in incoming: where the archive came from,
 	Size    int64      `json:"size,omitempty"` // and how long it was
+
+	Replaces bool `json:"replaces,omitempty"` // a damaged copy, which was acknowledged
 }
 
 const (
@@ -91,7 +93,7 @@ type slot struct {
 func (sl *slot) write(s *Store, entries ...*entry) error {
 	in := intent{Items: make([]intentItem, len(entries))}
 	for i, e := range entries {
-		in.Items[i] = intentItem{Host: e.Facts.Host, Episode: e.Facts.ID, Day: day(e.Facts.Host, e.Facts.Started), From: e.ArchiveFile, Size: e.size}
+		in.Items[i] = intentItem{Host: e.Facts.Host, Episode: e.Facts.ID, Day: day(e.Facts.Host, e.Facts.Started), From: e.ArchiveFile, Size: e.size, Replaces: e.replaces}
 	}
 	b, err := in.encode()
 	if err != nil {
@@ -294,11 +296,16 @@ func (s *Store) settle(ctx context.Context, it intentItem, sound bool) (row cata
 		return row, false, &fs.PathError{Op: "open", Path: it.Day, Err: err}
 	default:
 		defer unix.Close(dir)
-		_, row, err = readSidecar(dir, it.Host, it.Episode)
+		row, err = readStored(dir, it.Host, it.Episode)
 		switch {
 		case err == nil:
+			if it.Replaces && row.Damaged != "" && it.From != "" {
+				if err := s.truncate(it.From, it.Size); err != nil && !errors.Is(err, unix.ENOENT) {
+					return row, false, err
+				}
+			}
 			return row, true, s.syncDay(it.Day)
-		case errors.Is(err, errDamaged) && (known || !sound):
+		case errors.Is(err, errDamaged) && (known || !sound || it.Replaces):
 			// Somebody may hold a receipt for it: nothing is removed.
 			s.log.Error("an episode that was committed before the last stop is damaged", "episode", it.Episode, "host", it.Host, "error", err)
 			return row, false, nil
@@ -306,8 +313,8 @@ func (s *Store) settle(ctx context.Context, it intentItem, sound bool) (row cata
 			return row, false, err
 		}
 	}
-	if known {
-		s.log.Error("an episode in the catalogue has no sidecar", "episode", it.Episode, "host", it.Host)
+	if known || it.Replaces {
+		s.log.Error("an acknowledged episode has no sidecar", "episode", it.Episode, "host", it.Host)
 		return row, false, nil
 	}
 	if dir >= 0 && !sound && it.From == "" {

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -51,9 +52,10 @@ func (m *Mark) row() catalog.Row {
 }
 
 // mark makes it durable that the episode of a row is damaged, in its directory,
-// which is made again if it is gone, and then in the catalogue. The caller holds
-// the episode. The first mark stands until it is lifted.
-func (s *Store) mark(row catalog.Row, what string) (catalog.Row, error) {
+// which is made again if it is gone, and then in the catalogue. path is what is
+// damaged, below the store's directory. The caller holds the episode. The first mark
+// stands until it is lifted.
+func (s *Store) mark(row catalog.Row, path, what string) (catalog.Row, error) {
 	now := s.opt.Now()
 	if row.Damaged == "" {
 		m := Mark{Schema: markSchema, FoundAt: now.UTC().Truncate(time.Second), What: what, Receipt: row.Receipt,
@@ -62,12 +64,18 @@ func (s *Store) mark(row catalog.Row, what string) (catalog.Row, error) {
 			return row, coded(err, "mark episode %s of host %s as damaged", row.Facts.ID, row.Facts.Host)
 		}
 		row.Damaged = m.text()
+		s.tell(Finding{Kind: FoundDamaged, Host: row.Facts.Host, Episode: row.Facts.ID, Path: path, What: what})
 	}
 	row.CheckedAt = now
-	if err := s.cat.Load().SetChecked(s.ctx, []catalog.Check{{ID: row.Facts.ID, At: now, Damaged: row.Damaged}}); err != nil {
+	if err := s.cat.Load().SetChecked(context.Background(), []catalog.Check{{ID: row.Facts.ID, At: now, Damaged: row.Damaged}}); err != nil {
 		return row, s.catalogueFailed(err)
 	}
 	return row, nil
+}
+
+// inStore is the path below the store's directory of a file of an episode.
+func (s *Store) inStore(row catalog.Row, name string) string {
+	return episodesName + "/" + day(row.Facts.Host, row.Facts.Started) + "/" + name
 }
 
 // writeMark begins the file in incoming/.commit, which the next start empties.

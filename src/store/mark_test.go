@@ -29,10 +29,10 @@ func TestMarkOutlivesTheCatalogue(t *testing.T) {
 		if err != nil || !found {
 			t.Fatal(found, err)
 		}
-		if row, err = s.mark(row, what); err != nil || !strings.HasSuffix(row.Damaged, ": "+what) {
+		if row, err = s.mark(row, "p", what); err != nil || !strings.HasSuffix(row.Damaged, ": "+what) {
 			t.Fatal(row.Damaged, err)
 		}
-		again, err := s.mark(row, "something else")
+		again, err := s.mark(row, "p", "something else")
 		if err != nil || again.Damaged != row.Damaged {
 			t.Errorf("the first mark did not stand: %q, %v", again.Damaged, err)
 		}

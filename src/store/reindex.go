@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"cis490/src/catalog"
 	"cis490/src/code"
 	"cis490/src/durable"
@@ -286,10 +288,21 @@ type walker struct {
 	held     []func()
 }
 
+// open opens a directory below episodes; nil if it is no directory: a stray file
+// must not keep the catalogue from being rebuilt.
+func (b *walker) open(path string) (*os.File, error) {
+	d, err := os.OpenFile(b.s.path(episodesName, path), os.O_RDONLY|unix.O_DIRECTORY, 0)
+	if errors.Is(err, unix.ENOTDIR) {
+		b.rep.fault("episodes/%s is not a directory", path)
+		return nil, nil
+	}
+	return d, err
+}
+
 // names lists a directory below episodes, in order.
 func (b *walker) names(path string) ([]string, error) {
-	d, err := os.Open(b.s.path(episodesName, path))
-	if err != nil {
+	d, err := b.open(path)
+	if d == nil || err != nil {
 		return nil, err
 	}
 	defer d.Close()
@@ -329,8 +342,8 @@ func (b *walker) host(host string) error {
 
 // day reads one day's sidecars, in portions: there may be very many.
 func (b *walker) day(host, path string) error {
-	d, err := os.Open(b.s.path(episodesName, path))
-	if err != nil {
+	d, err := b.open(path)
+	if d == nil || err != nil {
 		return err
 	}
 	defer d.Close()

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,9 +20,10 @@ import (
 )
 
 // Sidecar is what stands beside each archive: all that the catalogue knows,
-// and the run.json.
+// and the run.json. Behind its members there is one more, "sha256": the digest of
+// the file's bytes before the comma in front of that member. Schema 1 had none.
 type Sidecar struct {
-	Schema  int             `json:"schema"` // 1
+	Schema  int             `json:"schema"` // 2
 	Receipt wire.Receipt    `json:"receipt"`
 	Facts   SidecarFacts    `json:"facts"`
 	Archive SidecarArchive  `json:"archive"`
@@ -50,7 +52,7 @@ type runFacts struct {
 }
 
 const (
-	sidecarSchema = 1
+	sidecarSchema = 2
 	maxSidecar    = episode.MaxRun + 64<<10 // bytes
 )
 
@@ -73,7 +75,15 @@ func encodeSidecar(e *entry, seekTable bool) ([]byte, error) {
 	// By hand, since Marshal would rewrite run.json.
 	b := make([]byte, 0, len(head)+len(e.Run)+16)
 	b = append(append(append(b, head[:len(head)-1]...), `,"run":`...), e.Run...)
-	return append(b, "}\n"...), nil
+	return fmt.Appendf(b, sidecarSum, sha256.Sum256(b)), nil
+}
+
+const sidecarSum = ",\"sha256\":\"%x\"}\n"
+
+// sumHolds says whether a sidecar ends in the digest of what is before.
+func sumHolds(b []byte) bool {
+	at := len(b) - len(sidecarSum) + len("%x") - 2*sha256.Size
+	return at >= 0 && string(b[at:]) == fmt.Sprintf(sidecarSum, sha256.Sum256(b[:at]))
 }
 
 // errDamaged is a stored episode that is not what it was.
@@ -83,6 +93,22 @@ var errDamaged = errors.New("damaged in the store")
 // where it was found and the size of the archive beside it. Errors are
 // errDamaged, fs.ErrNotExist, or I/O errors.
 func readSidecar(dir int, host string, id episode.ID) (sc Sidecar, row catalog.Row, err error) {
+	if sc, row, err = sidecarAlone(dir, host, id); err != nil {
+		return sc, row, err
+	}
+	switch size, found, err := exists(dir, archiveName(id)); {
+	case err != nil:
+		return sc, row, err
+	case !found:
+		return sc, row, fmt.Errorf("%w: %s has no archive beside it", errDamaged, sidecarName(id))
+	case size != row.Receipt.ArchiveSize:
+		return sc, row, fmt.Errorf("%w: %s has %d bytes, its receipt says %d", errDamaged, archiveName(id), size, row.Receipt.ArchiveSize)
+	}
+	return sc, row, nil
+}
+
+// sidecarAlone is readSidecar without a look at the archive.
+func sidecarAlone(dir int, host string, id episode.ID) (sc Sidecar, row catalog.Row, err error) {
 	name := sidecarName(id)
 	fd := -1
 	err = eintr(func() (err error) {
@@ -110,18 +136,12 @@ func readSidecar(dir int, host string, id episode.ID) (sc Sidecar, row catalog.R
 	}
 	r := sc.Receipt
 	switch {
-	case sc.Schema != sidecarSchema:
+	case sc.Schema == sidecarSchema && !sumHolds(b):
+		return sc, row, fmt.Errorf("%w: %s is not what its own checksum says", errDamaged, name)
+	case sc.Schema != sidecarSchema && sc.Schema != 1:
 		return sc, row, fmt.Errorf("%w: %s is of schema %d, this program knows %d", errDamaged, name, sc.Schema, sidecarSchema)
 	case r.Episode != id || r.Host != host:
 		return sc, row, fmt.Errorf("%w: %s of host %s holds the receipt of episode %s of host %.80q", errDamaged, name, host, r.Episode, r.Host)
-	}
-	switch size, found, err := exists(dir, archiveName(id)); {
-	case err != nil:
-		return sc, row, err
-	case !found:
-		return sc, row, fmt.Errorf("%w: %s has no archive beside it", errDamaged, name)
-	case size != r.ArchiveSize:
-		return sc, row, fmt.Errorf("%w: %s has %d bytes, its receipt says %d", errDamaged, archiveName(id), size, r.ArchiveSize)
 	}
 	return sc, catalog.Row{
 		Facts:   episode.Facts{ID: id, Host: host, Digest: r.BagDigest, Started: episode.Seconds(sc.Facts.Started), Ended: episode.Seconds(sc.Facts.Ended), Size: sc.Facts.Size, Files: sc.Facts.Files},
@@ -134,9 +154,15 @@ func readSidecar(dir int, host string, id episode.ID) (sc Sidecar, row catalog.R
 // in the way of the copy that the host still has.
 func (s *Store) inPlace(host string, id episode.ID, started time.Time) (catalog.Row, bool, error) {
 	d := day(host, started)
-	if _, found, err := exists(s.ep, d+"/"+sidecarName(id)); err != nil {
-		return catalog.Row{}, false, coded(err, "look for episode %s", id)
-	} else if !found {
+	there := false
+	for _, name := range []string{sidecarName(id), markName(id)} {
+		_, found, err := exists(s.ep, d+"/"+name)
+		if err != nil {
+			return catalog.Row{}, false, coded(err, "look for episode %s", id)
+		}
+		there = there || found
+	}
+	if !there {
 		return catalog.Row{}, false, nil
 	}
 	dir, err := openDir(s.ep, d)
@@ -144,7 +170,7 @@ func (s *Store) inPlace(host string, id episode.ID, started time.Time) (catalog.
 		return catalog.Row{}, false, coded(&fs.PathError{Op: "open", Path: d, Err: err}, "look for episode %s", id)
 	}
 	defer unix.Close(dir)
-	_, row, err := readSidecar(dir, host, id)
+	row, err := readStored(dir, host, id)
 	if err == nil && day(host, row.Facts.Started) != d {
 		err = fmt.Errorf("%w: it started %s", errDamaged, row.Facts.Started.Format(time.RFC3339))
 	}

@@ -6,7 +6,9 @@
 // returns an error, or the machine stops half-way, the episode is not there
 // at all, or it is there whole; which of the two, the next Open settles before
 // it returns. The same episode committed twice, at once or a year apart, is
-// stored once and has one receipt.
+// stored once and has one receipt. Only where its copy is damaged or missing it is
+// stored anew, in the place of what is left of it; the receipt then says when, by
+// which version, and the new archive's size.
 //
 // The store is a directory:
 //
@@ -76,6 +78,7 @@ type Options struct {
 	Worker          func(name string) Worker // nil: nobody watches
 	Within          time.Duration            // how long one step of a job may take before the watchdog hears of it; 0: 30 s
 	Progress        func(episodes int64)     // called now and then while a lost catalogue is rebuilt
+	Found           func(Finding)            // called when something in the store is found damaged, or sound again, or not to belong there
 	Now             func() time.Time         // nil: time.Now
 }
 
@@ -92,6 +95,7 @@ type Store struct {
 	cat     atomic.Pointer[catalog.Catalog]
 	rebuild rebuild
 	reindex sync.Mutex // one at a time
+	scrubs  scrubs
 
 	holds    holds
 	seq      atomic.Uint64 // names in incoming/.commit
@@ -198,6 +202,7 @@ func (s *Store) Close() error {
 	s.rebuild.mu.Lock() // so that none begins from here on
 	s.cancel()
 	s.rebuild.mu.Unlock()
+	s.scrubs.wait()
 	s.wg.Wait()
 	if err := errors.Join(s.slots.close(), s.release()); err != nil {
 		return fmt.Errorf("close store %s: %w", s.dir, err)
@@ -246,13 +251,52 @@ func archiveName(id episode.ID) string { return id.String() + ".tar.zst" }
 func sidecarName(id episode.ID) string { return id.String() + ".json" }
 
 // Find looks for a stored episode: in the catalogue, and where its start says
-// it would be. An id that another host has stored is a conflict.
+// it would be. An id that another host has stored is a conflict. Whether its copy
+// is sound, [Store.Lacks] says.
 func (s *Store) Find(ctx context.Context, host string, id episode.ID, started time.Time) (wire.Receipt, bool, error) {
+	row, found, err := s.find(ctx, host, id, started)
+	return row.Receipt, found, err
+}
+
+// Lacks says whether an episode was stored and acknowledged, but its copy is
+// marked as damaged or not there: then Commit stores it anew.
+func (s *Store) Lacks(ctx context.Context, f episode.Facts) (bool, error) {
+	row, found, err := s.Lookup(ctx, f.ID)
+	if err != nil || !found || row.Facts != f {
+		return false, err
+	}
+	_, what, err := s.lacking(row)
+	return what != "", err
+}
+
+// lacking says in what the copy of an episode is known, or easily seen, to be
+// damaged, and which file; "" if in nothing.
+func (s *Store) lacking(row catalog.Row) (path, what string, err error) {
+	if row.Damaged != "" {
+		return "", row.Damaged, nil
+	}
+	if _, underway := s.unindexed.lookup(row.Facts.ID); underway {
+		return "", "", nil
+	}
+	for _, name := range []string{sidecarName(row.Facts.ID), archiveName(row.Facts.ID)} {
+		switch size, found, err := exists(s.root, s.inStore(row, name)); {
+		case err != nil:
+			return "", "", coded(err, "look for episode %s", row.Facts.ID)
+		case !found:
+			return s.inStore(row, name), name + " is missing", nil
+		case name == archiveName(row.Facts.ID) && size != row.Receipt.ArchiveSize:
+			return s.inStore(row, name), fmt.Sprintf("%s has %d bytes, its receipt says %d", name, size, row.Receipt.ArchiveSize), nil
+		}
+	}
+	return "", "", nil
+}
+
+func (s *Store) find(ctx context.Context, host string, id episode.ID, started time.Time) (catalog.Row, bool, error) {
 	if !episode.ValidHost(host) {
-		return wire.Receipt{}, false, code.New(code.Malformed, "%.80q is not the name of a host", host)
+		return catalog.Row{}, false, code.New(code.Malformed, "%.80q is not the name of a host", host)
 	}
 	if err := s.ready(); err != nil {
-		return wire.Receipt{}, false, err
+		return catalog.Row{}, false, err
 	}
 	w := s.opt.Worker("look for episode " + id.String())
 	defer w.Done()
@@ -266,27 +310,27 @@ func (s *Store) Find(ctx context.Context, host string, id episode.ID, started ti
 	// is being committed: their names may not be on the disk yet.
 	release, err := s.holds.hold(ctx, id)
 	if err != nil {
-		return wire.Receipt{}, false, err
+		return catalog.Row{}, false, err
 	}
 	defer release()
 	w.Within(s.opt.Within)
 	if row, found := s.unindexed.lookup(id); found {
-		return row.Receipt, true, nil
+		return row, true, nil
 	}
 	return s.findInPlace(ctx, host, id, started)
 }
 
 // findInPlace is for who holds an episode that the catalogue didn't list.
-func (s *Store) findInPlace(ctx context.Context, host string, id episode.ID, started time.Time) (wire.Receipt, bool, error) {
+func (s *Store) findInPlace(ctx context.Context, host string, id episode.ID, started time.Time) (catalog.Row, bool, error) {
 	if d, is := s.holds.suspect(id); is {
 		if err := s.undo(d, id); err != nil {
-			return wire.Receipt{}, false, coded(err, "undo an earlier attempt to store episode %s", id)
+			return catalog.Row{}, false, coded(err, "undo an earlier attempt to store episode %s", id)
 		}
 		s.holds.clearSuspect(id)
 	}
 	row, found, err := s.inPlace(host, id, started)
 	if !found || err != nil {
-		return wire.Receipt{}, false, err
+		return catalog.Row{}, false, err
 	}
 	// It may have got there between the caller's look into the catalogue and the hold.
 	if r, found, err := s.catalogued(ctx, host, id); found || err != nil {
@@ -294,13 +338,13 @@ func (s *Store) findInPlace(ctx context.Context, host string, id episode.ID, sta
 	}
 	// Were its names not on the disk, the receipt would not be worth much.
 	if err := s.syncDay(day(host, started)); err != nil {
-		return wire.Receipt{}, false, coded(err, "episode %s", id)
+		return catalog.Row{}, false, coded(err, "episode %s", id)
 	}
 	s.log.Warn("an episode was stored but not in the catalogue; it is now", "episode", id, "host", host)
 	if err := s.cat.Load().Insert(ctx, []catalog.Row{row}); err != nil {
-		return wire.Receipt{}, false, s.catalogueFailed(err)
+		return catalog.Row{}, false, s.catalogueFailed(err)
 	}
-	return row.Receipt, true, nil
+	return row, true, nil
 }
 
 // undo removes the files of an episode that nobody was told of.
@@ -313,7 +357,7 @@ func (s *Store) undo(d string, id episode.ID) error {
 	return s.syncDay(d)
 }
 
-func (s *Store) catalogued(ctx context.Context, host string, id episode.ID) (wire.Receipt, bool, error) {
+func (s *Store) catalogued(ctx context.Context, host string, id episode.ID) (catalog.Row, bool, error) {
 	row, found := s.unindexed.lookup(id)
 	var err error
 	if !found {
@@ -321,11 +365,11 @@ func (s *Store) catalogued(ctx context.Context, host string, id episode.ID) (wir
 	}
 	switch {
 	case err != nil:
-		return wire.Receipt{}, false, s.catalogueFailed(err)
+		return catalog.Row{}, false, s.catalogueFailed(err)
 	case found && row.Facts.Host != host: // whose it is, is none of this host's business
-		return wire.Receipt{}, false, code.New(code.Conflict, "another host has stored an episode %s", id)
+		return catalog.Row{}, false, code.New(code.Conflict, "another host has stored an episode %s", id)
 	}
-	return row.Receipt, found, nil
+	return row, found, nil
 }
 
 // Lookup finds the catalogue's row of an episode.
@@ -395,6 +439,21 @@ func (s *Store) Damaged(ctx context.Context, host string) (wire.Damaged, error) 
 		d.Episodes = append(d.Episodes, r.Facts.ID)
 	}
 	return d, nil
+}
+
+// Health is how many episodes are damaged, and the time since when every episode
+// was read and found right at least once.
+func (s *Store) Health(ctx context.Context) (damaged int64, oldest time.Time, err error) {
+	if err := s.ready(); err != nil {
+		return 0, oldest, err
+	}
+	if damaged, _, err = s.cat.Load().Damaged(ctx, "", 0); err != nil {
+		return 0, oldest, s.catalogueFailed(err)
+	}
+	if oldest, _, err = s.cat.Load().OldestCheck(ctx); err != nil {
+		return 0, oldest, s.catalogueFailed(err)
+	}
+	return damaged, oldest, nil
 }
 
 // coded gives an I/O error the code that the other side is to see.
