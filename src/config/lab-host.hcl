@@ -102,7 +102,7 @@ shipper {
   # keep_shipped = "0s"
 
   # Most bytes per second that all uploads together send, TLS included.
-  # Allowed: 10kB/s to 1TiB/s, "unlimited", or "off" for no uploads. Default: unlimited.
+  # Allowed: 10kB/s to 1TiB/s, "unlimited", or "off" for none at all. Default: unlimited.
   # rate_limit = "20MB/s"
 
   # Age in days at which an episode in quarantine is removed for good. 0: never.
@@ -135,7 +135,7 @@ shipper {
   #   to = "18:00"
   #
   #   # What holds then instead of the rate_limit outside.
-  #   # Allowed: 10kB/s to 1TiB/s, "unlimited", or "off" for no uploads. It has to be set.
+  #   # Allowed: 10kB/s to 1TiB/s, "unlimited", or "off" for none at all. It has to be set.
   #   rate_limit = "2MB/s"
   # }
 }

@@ -15,7 +15,7 @@ type Rate int64
 const (
 	// RateUnlimited is no limit.
 	RateUnlimited Rate = 0
-	// RateOff is no upload at all.
+	// RateOff is nothing at all.
 	RateOff Rate = -1
 )
 
@@ -199,7 +199,7 @@ func (l RateLimit) Limits() bool { return l.Default != RateUnlimited || len(l.Wi
 func rate(p *Rate) kind {
 	k := text(nil, fmt.Sprintf(`bytes per second from %s/s to %s/s, such as "20MB/s", or "unlimited", or "off"`, minRate, maxRate), nil)
 	k.form.Pattern = sizePattern + "/s|unlimited|off"
-	k.bounds = fmt.Sprintf(`%s/s to %s/s, "unlimited", or "off" for no uploads`, minRate, maxRate)
+	k.bounds = fmt.Sprintf(`%s/s to %s/s, "unlimited", or "off" for none at all`, minRate, maxRate)
 	k.set = func(v cty.Value) error {
 		if v.Type() == cty.Number {
 			return fmt.Errorf("%s has no unit; write it as \"%sB/s\" if bytes per second are meant", show(v), show(v))

@@ -14,7 +14,7 @@ import (
 // receiverSchema is bound to c, but for the host blocks, which it collects in
 // hosts.
 func receiverSchema(c *Receiver, hosts *[]*Host) *block {
-	t, w, l := &c.TLS, &c.Window, &c.Limits
+	t, w, l, scrub := &c.TLS, &c.Window, &c.Limits, &c.Scrub
 	return &block{
 		doc: "receiver.hcl: what cis490-receiver needs to know.",
 		attrs: []attr{
@@ -86,6 +86,16 @@ func receiverSchema(c *Receiver, hosts *[]*Host) *block {
 						doc: "Most bytes in the header of a request."},
 					{name: "stall_timeout", kind: duration(&l.StallTimeout, "100ms", "10m"), def: `"30s"`,
 						doc: "Longest time in which not one byte of a request's body arrives."},
+				},
+			},
+			{
+				name: "scrub",
+				doc:  "All that is stored is read again from time to time and compared with its digests, at the lowest priority: a disk that forgets is to be noticed while the host, or a backup, still has what it forgot. \"cis490-receiver scrub\" does it at once.",
+				attrs: []attr{
+					{name: "every", kind: duration(&scrub.Every, "0s", "3650d"), def: `"30d"`,
+						doc: "How long after it was last read and found right each episode is read again. 0s: never."},
+					{name: "rate", kind: rate(&scrub.Rate), def: `"20MB/s"`,
+						doc: "Most bytes of archives that are read per second. It has to be enough for the whole store within every: 20MB/s is 50 TB in 30 days."},
 				},
 			},
 			{

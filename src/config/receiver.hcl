@@ -118,6 +118,20 @@ limits {
   # stall_timeout = "30s"
 }
 
+# All that is stored is read again from time to time and compared with its digests, at the lowest
+# priority: a disk that forgets is to be noticed while the host, or a backup, still has what it
+# forgot. "cis490-receiver scrub" does it at once.
+scrub {
+  # How long after it was last read and found right each episode is read again. 0s: never.
+  # Allowed: 0s to 3650d. Default: 30d.
+  # every = "30d"
+
+  # Most bytes of archives that are read per second. It has to be enough for the whole store
+  # within every: 20MB/s is 50 TB in 30 days.
+  # Allowed: 10kB/s to 1TiB/s, "unlimited", or "off" for none at all. Default: 20MB/s.
+  # rate = "20MB/s"
+}
+
 # A host that may send episodes; one block for each. Others can be let in with "cis490-receiver
 # hosts allow".
 # host "lab-01" {

@@ -74,6 +74,7 @@ type Receiver struct {
 	TLS    TLS
 	Window Window
 	Limits Limits
+	Scrub  Scrub
 	Hosts  []Host // in the order of the file; names and keys are distinct
 }
 
@@ -107,6 +108,12 @@ type Limits struct {
 	MinFree             Size // free space kept on the store's file system
 	HeaderBytes         int
 	StallTimeout        time.Duration
+}
+
+// Scrub is the scrub block of receiver.hcl.
+type Scrub struct {
+	Every time.Duration // 0: never
+	Rate  Rate          // of reading archives; RateOff: never
 }
 
 // Host is one host block of receiver.hcl.

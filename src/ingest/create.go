@@ -83,6 +83,12 @@ func (x *exchange) admit(ann wire.Announcement, length int64, small bool) (done 
 	case err != nil:
 		return false, err
 	case ok && receipt.BagDigest == ann.Digest:
+		// What was let in once, and is no longer sound here, is let in again.
+		if lacks, err := x.r.store.Lacks(x.req.Context(), ann.Facts); err != nil {
+			return false, err
+		} else if lacks {
+			return false, nil
+		}
 		x.r.noteStored(x.event(), code.AlreadyStored, receipt)
 		return true, x.receipt(code.AlreadyStored, receipt)
 	case ok:

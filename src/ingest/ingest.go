@@ -166,6 +166,7 @@ func openStore(cfg config.Receiver, r *Receiver) (*store.Store, error) {
 		Within:   commitWithin,
 		Worker:   func(name string) store.Worker { return r.tracker.Worker(name) },
 		Progress: func(int64) { _ = r.notifier.ExtendTimeout(time.Minute) },
+		Found:    r.noteFound,
 	}
 	for end := time.Now().Add(lockPatience); ; time.Sleep(100 * time.Millisecond) {
 		s, err := store.Open(cfg.StateDir, o)
@@ -246,6 +247,9 @@ func (r *Receiver) Run(ctx context.Context) error {
 	go serve(srv, tls.NewListener(&limitedListener{Listener: r.listener, max: maxConns}, r.cert.Config()), "serve "+r.listener.Addr().String())
 	go serve(op, r.operator, "serve the operator socket")
 	side, stopSide := context.WithCancel(context.WithoutCancel(ctx))
+	var scrubbing sync.WaitGroup
+	scrubbing.Go(func() { r.store.KeepScrubbing(side, r.scrubPlan) })
+	defer scrubbing.Wait()
 	defer stopSide()
 	go metrics.Serve(side, cfg.MetricsListen, r.metricsHandler(), r.log)
 

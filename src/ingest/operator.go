@@ -13,6 +13,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"cis490/src/catalog"
@@ -81,12 +82,14 @@ type OperatorEpisode struct {
 	Files    int64           `json:"files"`
 	Outcome  string          `json:"outcome"`
 	Workload string          `json:"workload,omitempty"`
+	Checked  time.Time       `json:"checked_at"`        // when all of the stored copy was last found right
+	Damaged  string          `json:"damaged,omitempty"` // when the copy was found damaged, and how
 	Archive  string          `json:"archive,omitempty"` // path at the receiver
 	Run      json.RawMessage `json:"run,omitempty"`
 }
 
 func operatorEpisode(r catalog.Row) OperatorEpisode {
-	return OperatorEpisode{Receipt: r.Receipt, Started: r.Facts.Started, Ended: r.Facts.Ended, Size: r.Facts.Size, Files: r.Facts.Files, Outcome: r.Outcome, Workload: r.Workload}
+	return OperatorEpisode{Receipt: r.Receipt, Started: r.Facts.Started, Ended: r.Facts.Ended, Size: r.Facts.Size, Files: r.Facts.Files, Outcome: r.Outcome, Workload: r.Workload, Checked: r.CheckedAt, Damaged: r.Damaged}
 }
 
 // OperatorStep is one line of the answer to a long request: how far it is, or
@@ -98,18 +101,25 @@ type OperatorStep struct {
 	Error    string               `json:"error,omitempty"`
 	Report   *store.ReindexReport `json:"report,omitempty"`
 	Files    int64                `json:"files,omitempty"`
+
+	Scrub    *store.ScrubProgress `json:"scrub,omitempty"`
+	Found    *store.Finding       `json:"found,omitempty"`
+	Scrubbed *store.ScrubReport   `json:"scrubbed,omitempty"` // the last line's
 }
 
 type operatorError struct {
 	Error string `json:"error"`
 }
 
+const operatorPrefix = "/v1"
+
 // OperatorHandler serves the operator socket. Everyone who can reach it may do
 // everything that it does.
 func OperatorHandler(o Operator) http.Handler {
 	mux := http.NewServeMux()
 	handle := func(pattern string, f func(w http.ResponseWriter, req *http.Request) error) {
-		mux.HandleFunc(pattern, func(w http.ResponseWriter, req *http.Request) {
+		method, path, _ := strings.Cut(pattern, " ")
+		mux.HandleFunc(method+" "+operatorPrefix+path, func(w http.ResponseWriter, req *http.Request) {
 			if err := f(w, req); err != nil {
 				status := http.StatusInternalServerError
 				var s *operatorStatus
@@ -184,10 +194,12 @@ func OperatorHandler(o Operator) http.Handler {
 		e := operatorEpisode(row)
 		e.Archive = o.Store().ArchivePath(row.Facts)
 		side, err := o.Store().Sidecar(row)
-		if err != nil {
+		switch {
+		case err == nil:
+			e.Run = side.Run
+		case row.Damaged == "":
 			return err
 		}
-		e.Run = side.Run
 		return reply(w, e)
 	})
 	handle("GET /episodes/{id}/archive", func(w http.ResponseWriter, req *http.Request) error {
@@ -233,6 +245,7 @@ func OperatorHandler(o Operator) http.Handler {
 		step(last, true)
 		return nil
 	})
+	handle("POST /scrub", func(w http.ResponseWriter, req *http.Request) error { return serveScrub(o, w, req) })
 	handle("GET /state", func(w http.ResponseWriter, req *http.Request) error {
 		if r, ok := o.(*Receiver); ok {
 			return reply(w, r.State())
@@ -254,22 +267,6 @@ func bad(err error) error { return &operatorStatus{http.StatusBadRequest, err} }
 func reply(w http.ResponseWriter, v any) error {
 	w.Header().Set("Content-Type", wire.MediaJSON)
 	return json.NewEncoder(w).Encode(v)
-}
-
-// steps writes the lines of a long answer: progress at most once in a while.
-func steps(w http.ResponseWriter) func(s OperatorStep, always bool) {
-	enc := json.NewEncoder(w)
-	rc := http.NewResponseController(w)
-	var last time.Time
-	return func(s OperatorStep, always bool) {
-		if !always && time.Since(last) < 200*time.Millisecond {
-			return
-		}
-		last = time.Now()
-		if enc.Encode(s) == nil {
-			_ = rc.Flush() // a client that has gone ends the request's context
-		}
-	}
 }
 
 func lookup(o Operator, req *http.Request) (catalog.Row, error) {
@@ -425,7 +422,7 @@ func (l *pipeListener) Close() error {
 func (l *pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "operator", Net: "unix"} }
 
 func (c *OperatorClient) do(ctx context.Context, method, path string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://receiver"+path, nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://receiver"+operatorPrefix+path, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,7 @@ import (
 	"cis490/src/journal"
 	"cis490/src/liveness"
 	"cis490/src/metrics"
+	"cis490/src/store"
 	"cis490/src/version"
 	"cis490/src/wire"
 )
@@ -156,6 +157,9 @@ type State struct {
 	ReservedBytes   int64  `json:"reserved_bytes"`
 	Rebuilding      bool   `json:"catalogue_rebuilding"`
 
+	DamagedEpisodes int64     `json:"damaged_episodes"`
+	OldestCheck     time.Time `json:"oldest_check,omitzero"` // no stored episode was last read and found right before
+
 	Workers []liveness.State `json:"workers"`
 }
 
@@ -170,6 +174,7 @@ func (r *Receiver) State() State {
 	s.PartialUploads, s.PartialBytes = r.partials()
 	s.FreeBytes, _ = r.store.Free() // 0 when it can't be told
 	_, s.Rebuilding = r.store.Rebuilding()
+	s.DamagedEpisodes, s.OldestCheck, _ = r.store.Health(context.Background()) // none while the catalogue can't be asked
 	r.notes.mu.Lock()
 	s.LastStored, s.LastCode = r.notes.lastStored, r.notes.lastCode
 	r.notes.mu.Unlock()
@@ -193,9 +198,13 @@ func (r *Receiver) partials() (count int, bytes int64) {
 func (r *Receiver) statusText() string {
 	count, bytes := r.partials()
 	counts := r.counts.codeCounts()
+	damaged, _, _ := r.store.Health(context.Background())
 	s := fmt.Sprintf("%d stored since the start, %d uploads under way, %d partial (%d MiB)", counts[code.Stored], r.slots.inUse(), count, bytes>>20)
 	if n, running := r.store.Rebuilding(); running {
 		s += fmt.Sprintf(", rebuilding the catalogue (%d episodes so far)", n)
+	}
+	if damaged > 0 {
+		s += fmt.Sprintf(", %d stored episodes are damaged: cis490-receiver scrub", damaged)
 	}
 	return s
 }
@@ -224,6 +233,7 @@ type counters struct {
 	codes    map[code.Code]*vm.Counter
 	received *vm.Counter
 	cuts     *vm.Counter
+	findings map[store.Kind]*vm.Counter
 	took     *vm.Histogram
 }
 
@@ -245,8 +255,31 @@ func newCounters(r *Receiver) *counters {
 		b, _ := r.store.Free() // 0 when it can't be told
 		return float64(b)
 	})
+	c.findings = map[store.Kind]*vm.Counter{}
+	for _, k := range []store.Kind{store.FoundDamaged, store.FoundUnlisted, store.FoundStray, store.FoundUnread, store.FoundMended} {
+		c.findings[k] = c.set.NewCounter(fmt.Sprintf(`cis490_receiver_store_findings_total{kind=%q}`, k))
+	}
+	c.set.NewGauge("cis490_receiver_scrubbed_episodes_total", func() float64 { n, _ := r.store.Scrubbed(); return float64(n) })
+	c.set.NewGauge("cis490_receiver_scrubbed_bytes_total", func() float64 { _, n := r.store.Scrubbed(); return float64(n) })
+	c.set.NewGauge("cis490_receiver_damaged_episodes", func() float64 {
+		n, _, _ := r.store.Health(context.Background()) // none while the catalogue can't be asked
+		return float64(n)
+	})
+	c.set.NewGauge("cis490_receiver_oldest_check_seconds", func() float64 {
+		_, at, _ := r.store.Health(context.Background())
+		if at.IsZero() {
+			return 0
+		}
+		return float64(at.Unix())
+	})
 	c.set.NewGauge("cis490_receiver_certificate_not_after_seconds", func() float64 { return float64(r.cert.NotAfter().Unix()) })
 	return c
+}
+
+func (c *counters) found(k store.Kind) {
+	if n := c.findings[k]; n != nil {
+		n.Inc()
+	}
 }
 
 func (c *counters) code(k code.Code) {

@@ -153,12 +153,17 @@ func episodesShow(file *string) *cobra.Command {
 					return enc.Encode(e)
 				}
 				w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+				state := "sound when last read, " + e.Checked.UTC().Format(time.RFC3339)
+				if e.Damaged != "" {
+					state = "damaged " + printable(e.Damaged)
+				}
 				for _, kv := range [][2]string{
 					{"episode", e.Receipt.Episode.String()}, {"host", e.Receipt.Host}, {"bag digest", e.Receipt.BagDigest.String()},
 					{"outcome", e.Outcome}, {"started", e.Started.UTC().Format(time.RFC3339)}, {"ended", e.Ended.UTC().Format(time.RFC3339)},
 					{"payload", fmt.Sprintf("%s (%d bytes) in %d files", bytesText(e.Size), e.Size, e.Files)},
 					{"archive", fmt.Sprintf("%s (%d bytes)", e.Archive, e.Receipt.ArchiveSize)},
 					{"stored", fmt.Sprintf("%s by version %s, window %s", e.Receipt.StoredAt.UTC().Format(time.RFC3339), e.Receipt.ReceiverVersion, e.Receipt.WindowID)},
+					{"copy", state},
 				} {
 					fmt.Fprintf(w, "%s\t%s\n", kv[0], kv[1])
 				}

@@ -26,7 +26,7 @@ func command() *cobra.Command {
 		Args:  cobra.NoArgs,
 	}
 	cli.ConfigFlag(c, &file, cli.ReceiverConfig)
-	c.AddCommand(serveCommand(&file), episodesCommand(&file), hostsCommand(&file), caCommand(&file), reindexCommand(&file), cli.CheckReceiver(&file))
+	c.AddCommand(serveCommand(&file), episodesCommand(&file), hostsCommand(&file), caCommand(&file), reindexCommand(&file), scrubCommand(&file), cli.CheckReceiver(&file))
 	return c
 }
 
