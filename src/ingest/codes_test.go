@@ -376,7 +376,7 @@ func TestBombs(t *testing.T) {
 	}
 	// As announced, but too dense.
 	ann := p.announcement()
-	ann.Size = 50 << 30
+	ann.Size = 5 << 30
 	a = g.host.send(ann, bytes.Repeat(zeros, 1000), true)
 	if c := a.code(); c != code.Malformed && c != code.TooLarge {
 		t.Errorf("%s", a)
