@@ -20,6 +20,7 @@ import (
 	"cis490/src/config"
 	"cis490/src/episode"
 	"cis490/src/hosts"
+	"cis490/src/metrics"
 	"cis490/src/store"
 	"cis490/src/wire"
 )
@@ -252,6 +253,7 @@ func OperatorHandler(o Operator) http.Handler {
 		}
 		return &operatorStatus{http.StatusServiceUnavailable, errors.New("the receiver does not run")}
 	})
+	metrics.HandleProfiles(mux)
 	return mux
 }
 

@@ -1,4 +1,4 @@
-// Package metrics serves Prometheus metrics over HTTP.
+// Package metrics serves Prometheus metrics and profiles over HTTP.
 //
 // It promises that a metrics listener that fails or is asked too much never
 // disturbs the program that it measures.
@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"time"
 
 	vm "github.com/VictoriaMetrics/metrics"
@@ -27,6 +28,15 @@ func Handler(sets ...*vm.Set) http.Handler {
 		vm.WriteProcessMetrics(w)
 	})
 	return mux
+}
+
+// HandleProfiles adds GET /debug/pprof/ to mux, as go tool pprof and curl ask for
+// it: CPU profiles and traces of the running process, its heap and goroutines. It
+// is for sockets that only operators reach.
+func HandleProfiles(mux *http.ServeMux) {
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 }
 
 // Serve answers requests on addr (host:port) until ctx is done, and returns

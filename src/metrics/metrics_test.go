@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -78,4 +79,23 @@ func TestServeOnATakenAddress(t *testing.T) {
 		t.Errorf("logged %d times:\n%s", n, log.String())
 	}
 	Serve(t.Context(), "", nil, nil) // no listener: returns
+}
+
+func TestHandleProfiles(t *testing.T) {
+	mux := http.NewServeMux()
+	HandleProfiles(mux)
+	if _, pattern := mux.Handler(httptest.NewRequest("GET", "/debug/pprof/profile", nil)); pattern != "GET /debug/pprof/profile" {
+		t.Errorf("a CPU profile is served by %q", pattern) // it takes a second at least: not taken here
+	}
+	for path, want := range map[string]string{
+		"/debug/pprof/":                   "goroutine",
+		"/debug/pprof/goroutine?debug=1":  "TestHandleProfiles",
+		"/debug/pprof/trace?seconds=0.01": "go 1.",
+	} {
+		w := httptest.NewRecorder()
+		mux.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), want) {
+			t.Errorf("GET %s: %d %.200q, want %q", path, w.Code, w.Body.String(), want)
+		}
+	}
 }

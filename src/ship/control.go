@@ -15,11 +15,13 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cis490/src/metrics"
 )
 
 // ControlPath is the socket on which a shipper with that run_dir is spoken to:
 // HTTP, GET /status (with ?watch for a stream of states, one JSON document a
-// line) and POST /push.
+// line), POST /push and GET /debug/pprof/.
 func ControlPath(runDir string) string { return filepath.Join(runDir, Unit, "control.sock") }
 
 // watchEvery is how often a stream of states has another one.
@@ -47,6 +49,7 @@ func (s *Shipper) control(ctx context.Context) {
 		_ = s.Push(ctx)
 		answer(w, s.State())
 	})
+	metrics.HandleProfiles(mux)
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute,
 		BaseContext: func(net.Listener) context.Context { return ctx }, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() }) // those who watch see the end of the stream
