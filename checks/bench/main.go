@@ -8,105 +8,219 @@ package main
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strings"
 	"syscall"
-	"time"
 
 	"github.com/spf13/pflag"
 )
 
+// The main goroutine starts all processes, from the main thread and no other: they
+// are to die with it (PR_SET_PDEATHSIG is about the thread), and it does not end before.
+func init() { runtime.LockOSThread() }
+
 func main() {
-	rounds := pflag.Int("rounds", 3, "rounds; every contender runs once in each, in shuffled order")
-	episodes := pflag.Int("episodes", 2000, "episodes of workload W1 (8 files, 64 KiB)")
-	dir := pflag.String("dir", "", "folder for the workload and what is made of it (default: a temporary one); best on a fresh file system: ext4 is slow for minutes after many deletions")
-	keep := pflag.Bool("keep", false, "leave the folder")
-	pflag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, *dir, *keep, *rounds, *episodes); err != nil {
+	var err error
+	if len(os.Args) > 1 && os.Args[1] == "tool" {
+		err = tool(os.Args[2:])
+	} else {
+		err = run()
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, dir string, keep bool, rounds, episodes int) error {
-	if dir == "" {
-		d, err := os.MkdirTemp("", "cis490-bench-")
-		if err != nil {
-			return err
-		}
-		dir = d
-		if !keep {
-			defer os.RemoveAll(d)
+// bench is one run of this program.
+type bench struct {
+	quick   bool
+	rounds  int
+	profile string // folder for profiles; "": none
+	disk    disk
+	bin     string // our programs
+	self    string // this one
+	all     []contender
+	records records
+	notRun  []string
+}
+
+var workloads = []string{"W1", "W2", "W3", "W4", "W5", "W6"}
+
+func run() error {
+	b := bench{}
+	pflag.BoolVar(&b.quick, "quick", false, "small workloads and one round: to see that it works, not to measure")
+	pflag.IntVar(&b.rounds, "rounds", 3, "rounds; every contender runs once in each, in shuffled order")
+	only := pflag.StringSlice("only", workloads, "workloads")
+	file := pflag.String("json", "", "file for every single measurement")
+	pflag.StringVar(&b.profile, "profile", "", "folder for CPU profiles of our two programs during W1 and W3; their top ten are printed")
+	pflag.StringVar(&b.disk.dir, "dir", "", "folder to work in (default: a new ext4 on a loop device in $TMPDIR, where this is root)")
+	pflag.Parse()
+	for _, w := range *only {
+		if !slices.Contains(workloads, w) {
+			return fmt.Errorf("--only %s: there are %s", w, strings.Join(workloads, ", "))
 		}
 	}
-	bin := filepath.Join(dir, "bin")
+	if b.quick && !pflag.CommandLine.Changed("rounds") {
+		b.rounds = 1
+	}
+	if b.disk.dir == "" && os.Geteuid() != 0 {
+		return errors.New("a file system of its own takes root; else name a folder with --dir")
+	}
+	b.disk.bytes = int64(max(12, 4*b.rounds)) << 30 // sparse
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	bin, err := os.MkdirTemp("", "cis490-bench-bin-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(bin)
+	b.bin = bin
 	if err := build(ctx, bin); err != nil {
 		return err
 	}
-	source := filepath.Join(dir, "w1")
-	if err := makeW1(ctx, source, episodes); err != nil {
+	if b.self, err = os.Executable(); err != nil {
 		return err
 	}
-	contenders := []contender{ours{bin: bin}, rsync{}, rsync{fsync: true}}
-	results := map[string][]result{}
-	for round := range rounds {
-		order := rand.Perm(len(contenders))
-		for _, i := range order {
-			c := contenders[i]
-			fmt.Fprintf(os.Stderr, "round %d/%d: %s\n", round+1, rounds, c.name())
-			work := filepath.Join(dir, fmt.Sprintf("%d-%d", round, i))
-			r, err := c.run(ctx, source, work, episodes)
-			if err != nil {
-				return fmt.Errorf("%s: %w", c.name(), err)
+	b.all = []contender{ours(bin)}
+	for _, c := range peers(b.self) {
+		if m := c.missing(); m != "" {
+			b.skip("%s: there is no %s", c.name, m)
+			continue
+		}
+		b.all = append(b.all, c)
+	}
+	for _, w := range workloads {
+		if !slices.Contains(*only, w) {
+			continue
+		}
+		if err := b.workload(ctx, w); err != nil {
+			return fmt.Errorf("%s: %w", w, err)
+		}
+		if *file != "" {
+			text, err := json.MarshalIndent(b.records, "", "  ")
+			if err == nil {
+				err = os.WriteFile(*file, text, 0o644)
 			}
-			results[c.name()] = append(results[c.name()], r)
+			if err != nil {
+				return err
+			}
 		}
 	}
-	print1(contenders, results, episodes, int64(episodes)*w1Bytes)
+	b.printFloors()
+	for _, line := range b.notRun {
+		fmt.Println("not run:", line)
+	}
 	return nil
 }
 
-// print1 prints one row for each contender: medians, and the ratio to ours in
-// each round as minimum, median and maximum.
-func print1(contenders []contender, results map[string][]result, episodes int, bytes int64) {
-	fmt.Printf("W1: %d episodes of 8 files, %d KiB each; medians of %d rounds\n\n", episodes, bytes/int64(episodes)/1024, len(results[contenders[0].name()]))
-	fmt.Println("| contender | episodes/s | MB/s | CPU s (both sides) | peak RSS MiB client + server | ours / it: min | median | max |")
-	fmt.Println("|---|---|---|---|---|---|---|---|")
-	our := results[contenders[0].name()]
-	for _, c := range contenders {
-		rs := results[c.name()]
-		var ratio []float64
-		for i := range rs {
-			ratio = append(ratio, rs[i].wall.Seconds()/our[i].wall.Seconds())
+func (b *bench) workload(ctx context.Context, name string) error {
+	small := func(quick, full int) int {
+		if b.quick {
+			return quick
 		}
-		slices.Sort(ratio)
-		wall := median(rs, func(r result) float64 { return r.wall.Seconds() })
-		fmt.Printf("| %s | %.0f | %.0f | %.2f | %.0f + %.0f | %.2f | %.2f | %.2f |\n", c.name(), float64(episodes)/wall, float64(bytes)/1e6/wall,
-			median(rs, func(r result) float64 { return r.cpu.Seconds() }),
-			median(rs, func(r result) float64 { return float64(r.clientRSS) / (1 << 20) }),
-			median(rs, func(r result) float64 { return float64(r.serverRSS) / (1 << 20) }),
-			ratio[0], ratio[len(ratio)/2], ratio[len(ratio)-1])
+		return full
 	}
+	w1 := shape{small(200, 2000), 8, 8 << 10}
+	w2 := shape{small(6, 60), 8, 2 << 20}
+	w3 := shape{1, 20, small(256<<20, 2<<30) / 20}
+	switch name {
+	case "W1":
+		if err := b.transfers(ctx, "W1", "", w1, b.all, loopback{}); err != nil {
+			return err
+		}
+		b.printTransfers("W1", "", w1)
+		w1.episodes *= 4 // for samples enough
+		return b.profiles(ctx, "W1", w1)
+	case "W2":
+		if err := b.transfers(ctx, "W2", "", w2, b.all, loopback{}); err != nil {
+			return err
+		}
+		b.printTransfers("W2", "", w2)
+	case "W3":
+		if err := b.transfers(ctx, "W3", "", w3, b.all, loopback{}); err != nil {
+			return err
+		}
+		b.printTransfers("W3", "", w3)
+		return b.profiles(ctx, "W3", w3)
+	case "W4":
+		return b.backlog(ctx)
+	case "W5":
+		return b.links(ctx)
+	case "W6":
+		return b.hosts(ctx)
+	}
+	return nil
 }
 
-func median(rs []result, f func(result) float64) float64 {
-	var v []float64
-	for _, r := range rs {
-		v = append(v, f(r))
-	}
-	slices.Sort(v)
-	return v[len(v)/2]
+// skip notes what is not in the tables.
+func (b *bench) skip(format string, args ...any) {
+	line := fmt.Sprintf(format, args...)
+	b.notRun = append(b.notRun, line)
+	fmt.Fprintln(os.Stderr, "not run:", line)
 }
 
-// result is one run of one contender.
-type result struct {
-	wall                 time.Duration // from sealed episodes to the last acknowledgement
-	cpu                  time.Duration // user and system, client and server
-	clientRSS, serverRSS int64         // bytes, peak
+// transfers runs contenders in shuffled order, round by round, each into a fresh
+// folder.
+func (b *bench) transfers(ctx context.Context, workload, variant string, s shape, contenders []contender, n network) (err error) {
+	dir, done, err := b.disk.fresh(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	ids, err := s.make(ctx, dir, 490)
+	if err != nil {
+		return err
+	}
+	failed := map[string]bool{}
+	for round := range b.rounds {
+		for _, i := range rand.Perm(len(contenders)) {
+			c := contenders[i]
+			if failed[c.name] {
+				continue
+			}
+			p := place{sealed: filepath.Join(dir, "sealed"), ids: ids, work: filepath.Join(dir, fmt.Sprintf("%d-%d", round, i)), net: n}
+			if err := os.Mkdir(p.work, 0o755); err != nil {
+				return err
+			}
+			fmt.Fprintf(os.Stderr, "%s %s round %d/%d: %s\n", workload, variant, round+1, b.rounds, c.name)
+			r, err := c.run(ctx, p)
+			if err == nil {
+				var n int64
+				if n, err = p.stored(); err == nil && n < s.bytes()/8 {
+					err = fmt.Errorf("of %d bytes only %d are stored", s.bytes(), n)
+				}
+			}
+			if err != nil && (c.name == oursName || ctx.Err() != nil) {
+				return fmt.Errorf("%s: %w", c.name, err)
+			}
+			if err != nil {
+				failed[c.name] = true
+				b.skip("%s %s: %s: %v", workload, variant, c.name, err)
+			} else {
+				b.records = append(b.records, record{Workload: workload, Variant: variant, Contender: c.name, Round: round, Episodes: s.episodes, Bytes: s.bytes(), Wall: r.wall.Seconds()}.with(r))
+			}
+			if s.episodes*s.files < 10_000 { // no inodes to speak of, but space
+				if err := os.RemoveAll(p.work); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// with notes what both sides used.
+func (r record) with(x result) record {
+	r.ClientCPU, r.ServerCPU = x.client.cpu.Seconds(), x.server.cpu.Seconds()
+	r.ClientRSS, r.ServerRSS = x.client.rss, x.server.rss
+	return r
 }
