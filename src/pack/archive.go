@@ -3,13 +3,19 @@ package pack
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
 	"io/fs"
 	"iter"
+	"slices"
 	"sort"
+	"strings"
+
+	"github.com/agext/levenshtein"
 
 	"cis490/src/bag"
 	"cis490/src/code"
@@ -24,6 +30,7 @@ type Archive struct {
 	digest  bag.Digest
 	payload int64 // where its first tar header is
 	v       *verifier
+	files   text // files.jsonl
 }
 
 // archivePart is where a frame begins, in the archive and in the tar stream.
@@ -49,7 +56,7 @@ func OpenArchive(r io.ReaderAt, size int64) (*Archive, error) {
 	}
 	s := &tarReader{a: a}
 	defer s.close()
-	a.v = &verifier{h: sha256.New()}
+	a.v = &verifier{h: sha256.New(), meta: &a.files}
 	a.v.src.reset(s)
 	if err := a.v.tags(); err != nil {
 		return nil, err
@@ -57,6 +64,7 @@ func OpenArchive(r io.ReaderAt, size int64) (*Archive, error) {
 	a.digest = a.v.digest
 	a.payload = s.pos - int64(len(a.v.src.cur))
 	a.v.src = source{}
+	a.files.flush()
 	return a, nil
 }
 
@@ -81,83 +89,220 @@ func (a *Archive) Files() iter.Seq2[bag.Entry, error] {
 	}
 }
 
+// Near lists up to n paths of the payload that path may have been meant for: those that end in it, then those that are spelt almost
+// like it.
+func (a *Archive) Near(path string, n int) []string {
+	type candidate struct {
+		path     string
+		distance int
+	}
+	// A distance is at least that of the lengths: most need not be found out.
+	within := func(a, b string, most int) (int, bool) {
+		if d := len(a) - len(b); d > most || -d > most {
+			return 0, false
+		}
+		d := levenshtein.Distance(a, b, nil)
+		return d, d <= most
+	}
+	base := func(p string) string { return p[strings.LastIndexByte(p, '/')+1:] }
+	var found []candidate
+	for e, err := range a.Files() {
+		if err != nil {
+			break
+		}
+		c := candidate{path: e.Path}
+		if !strings.HasSuffix(e.Path, "/"+path) {
+			var is bool
+			if c.distance, is = within(e.Path, path, max(2, len(path)/8)); !is {
+				// The same name elsewhere, or almost the same.
+				if c.distance, is = within(base(e.Path), base(path), len(base(path))/4); !is {
+					continue
+				}
+				c.distance += len(path)
+			}
+		}
+		at, _ := slices.BinarySearchFunc(found, c, func(a, b candidate) int { return cmp.Compare(a.distance, b.distance) })
+		if found = slices.Insert(found, at, c); len(found) > n {
+			found = found[:n]
+		}
+	}
+	var out []string
+	for _, c := range found {
+		out = append(out, c.path)
+	}
+	return out
+}
+
+// Meta yields what files.jsonl says.
+func (a *Archive) Meta() iter.Seq2[bag.FileMeta, error] {
+	return func(yield func(bag.FileMeta, error) bool) {
+		for m, err := range bag.ScanFiles(bufio.NewReader(a.files.reader())) {
+			if err != nil {
+				yield(m, malformed("%s: %v", bag.Files, err))
+				return
+			}
+			if !yield(m, nil) {
+				return
+			}
+		}
+	}
+}
+
 // File is one payload file of an Archive.
 type File struct {
+	Path string
 	Size int64
-	left int64
-	name string
-	want []byte
-	h    hash.Hash
-	s    *tarReader
-	err  error
+	Sum  []byte // SHA-256, as the manifest says
+
+	a   *Archive
+	at  int64 // of its first byte in the tar stream
+	off int64 // of the next byte that Read gives
+	h   hash.Hash
+	s   *tarReader
+	err error
 }
 
 // Open finds the payload file of that path ("data/run.json"). An error is fs.ErrNotExist (wrapped) when there is none, else as that of
 // [OpenArchive].
-func (a *Archive) Open(path string) (*File, error) {
-	s := &tarReader{a: a}
-	v := &verifier{id: a.v.id}
-	v.src.r = s
-	s.skip(a.payload)
+func (a *Archive) Open(path string) (f *File, err error) {
+	err = a.Walk(func(p string) bool { return p == path }, func(found *File) error {
+		// It goes on where the walk has got to.
+		own := *found
+		f, found.s = &own, nil
+		return errFound
+	})
+	if err == errFound {
+		return f, nil
+	}
+	if err == nil {
+		err = &fs.PathError{Op: "open", Path: path, Err: fs.ErrNotExist}
+	}
+	return nil, err
+}
+
+var errFound = errors.New("found")
+
+// Walk calls do for each payload file that match accepts, in the order of the manifest. What lies between them is decoded only where a tar
+// header is in it. The file is good until do returns; an error of do ends the walk.
+func (a *Archive) Walk(match func(path string) bool, do func(*File) error) error {
+	left := 0
 	for e, err := range a.Files() {
 		if err != nil {
-			s.close()
-			return nil, err
+			return err
+		}
+		if match(e.Path) {
+			left++
+		}
+	}
+	s := &tarReader{a: a}
+	defer func() { s.close() }()
+	s.jump(a.payload)
+	v := &verifier{id: a.v.id}
+	v.src.r = s
+	for e, err := range a.Files() {
+		if left == 0 || err != nil {
+			return err
 		}
 		n, err := v.header(e.Path)
 		if err != nil {
-			s.close()
-			return nil, err
+			return err
 		}
 		at := s.pos - int64(len(v.src.cur)) // of the file's first byte
-		if e.Path == path {
-			s.unread(at, v.src.cur)
-			return &File{Size: n, left: n, name: path, want: e.Sum, h: sha256.New(), s: s}, nil
+		next := at + n + padding(n)
+		if !match(e.Path) {
+			// Bytes that were read ahead are dropped, or used up first.
+			if ahead := next - at; ahead <= int64(len(v.src.cur)) {
+				v.src.cur = v.src.cur[ahead:]
+			} else {
+				v.src.cur = nil
+				s.jump(next)
+			}
+			continue
 		}
-		// Bytes that were read ahead are dropped, or used up first.
-		if next := n + padding(n); next <= int64(len(v.src.cur)) {
-			v.src.cur = v.src.cur[next:]
-		} else {
-			v.src.cur = nil
-			s.skip(at + next)
+		left--
+		s.unread(at, v.src.cur)
+		v.src.cur = nil
+		f := &File{Path: e.Path, Size: n, Sum: e.Sum, a: a, at: at, h: sha256.New(), s: s}
+		err = do(f)
+		if f.s == nil { // it was taken
+			s = &tarReader{a: a}
+			return err
 		}
+		f.err = fs.ErrClosed
+		if err != nil {
+			return err
+		}
+		s.jump(next)
 	}
-	s.close()
-	return nil, &fs.PathError{Op: "open", Path: path, Err: fs.ErrNotExist}
+	return nil
 }
 
-// Read reads, and at the end of the file compares its checksum with the manifest: io.EOF means that all that was read is right, and a
-// *[code.Error] DigestMismatch that it is not.
+// Read reads. Who reads the file from its first byte to the last gets the last ones only if all of them have the checksum that the manifest says, and a
+// *[code.Error] DigestMismatch in place of them otherwise. Of a part of the file, only zstd's own checksums are compared.
 func (f *File) Read(p []byte) (int, error) {
 	if f.err != nil {
 		return 0, f.err
 	}
-	if f.left == 0 {
-		f.err = io.EOF
-		if !bytes.Equal(f.h.Sum(nil), f.want) {
-			f.err = mismatch(f.name, bag.Manifest)
+	if f.off >= f.Size {
+		if f.Size == 0 && f.h != nil && !bytes.Equal(f.h.Sum(nil), f.Sum) {
+			f.err = mismatch(f.Path, bag.Manifest)
+			return 0, f.err
 		}
-		return 0, f.err
+		return 0, io.EOF
 	}
 	if len(p) == 0 {
 		return 0, nil
 	}
-	n, err := f.s.Read(p[:min(int64(len(p)), f.left)])
-	f.h.Write(p[:n])
-	f.left -= int64(n)
+	n, err := f.s.Read(p[:min(int64(len(p)), f.Size-f.off)])
+	f.off += int64(n)
+	if f.h != nil {
+		f.h.Write(p[:n])
+		if f.off == f.Size && !bytes.Equal(f.h.Sum(nil), f.Sum) {
+			f.err = mismatch(f.Path, bag.Manifest)
+			return 0, f.err
+		}
+	}
 	if err == io.EOF {
-		err = code.New(code.Malformed, "the tar stream ends in %s", bag.Quote(f.name))
+		err = code.New(code.Malformed, "the tar stream ends in %s", bag.Quote(f.Path))
 	}
 	if err != nil {
-		f.err = fmt.Errorf("read %s of an archive: %w", bag.Quote(f.name), err)
+		f.err = fmt.Errorf("read %s of an archive: %w", bag.Quote(f.Path), err)
 	}
 	return n, f.err
+}
+
+// Seek sets where the next Read begins. It costs nothing until then.
+func (f *File) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekStart:
+	case io.SeekCurrent:
+		offset += f.off
+	case io.SeekEnd:
+		offset += f.Size
+	default:
+		return 0, fmt.Errorf("seek %s of an archive: whence %d", bag.Quote(f.Path), whence)
+	}
+	switch {
+	case f.err != nil:
+		return 0, f.err
+	case offset < 0:
+		return 0, &fs.PathError{Op: "seek", Path: f.Path, Err: fs.ErrInvalid}
+	case offset == f.off:
+		return offset, nil
+	}
+	f.h = nil
+	if offset == 0 {
+		f.h = sha256.New()
+	}
+	f.off = offset
+	f.s.jump(f.at + offset)
+	return offset, nil
 }
 
 // Close frees the memory.
 func (f *File) Close() error {
 	f.s.close()
-	f.left, f.err = 0, fs.ErrClosed
+	f.err = fs.ErrClosed
 	return nil
 }
 
@@ -170,7 +315,20 @@ type tarReader struct {
 	ahead []byte // bytes from pos on that were read before
 }
 
-func (s *tarReader) skip(to int64) { s.want, s.ahead = to, nil }
+// jump has the next Read begin at to.
+func (s *tarReader) jump(to int64) {
+	if ahead := int64(len(s.ahead)); s.pos <= to && to < s.pos+ahead {
+		s.ahead = s.ahead[to-s.pos:]
+		s.pos, s.want = to, to
+		return
+	}
+	s.pos += int64(len(s.ahead)) // where decoding is
+	s.ahead = nil
+	if s.want = to; to < s.pos {
+		s.close()
+		s.pos = 0
+	}
+}
 
 // unread puts back what was read from at on.
 func (s *tarReader) unread(at int64, b []byte) { s.pos, s.want, s.ahead = at, at, b }

@@ -92,7 +92,8 @@ type verifier struct {
 	digest  bag.Digest
 	tagSums [len(tagFiles)][sha256.Size]byte // what the tag manifest says
 	info    bag.Info
-	list    text // the manifest
+	list    text  // the manifest
+	meta    *text // where files.jsonl is to be kept, if it is
 }
 
 var verifiers = sync.Pool{New: func() any { return &verifier{h: sha256.New()} }}
@@ -191,7 +192,11 @@ func (v *verifier) tags() error {
 		case bag.Manifest:
 			err = v.manifest()
 		case bag.Files:
-			err = v.file(name, v.tagSize, nil)
+			var keep func([]byte)
+			if v.meta != nil {
+				keep = v.meta.write
+			}
+			err = v.file(name, v.tagSize, keep)
 		}
 		if err != nil {
 			return err
