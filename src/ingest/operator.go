@@ -203,23 +203,8 @@ func OperatorHandler(o Operator) http.Handler {
 		}
 		return reply(w, e)
 	})
-	handle("GET /episodes/{id}/archive", func(w http.ResponseWriter, req *http.Request) error {
-		row, err := lookup(o, req)
-		if err != nil {
-			return err
-		}
-		f, row, _, err := o.Store().OpenArchive(req.Context(), row.Facts.ID)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		w.Header().Set("Content-Type", wire.MediaEpisode)
-		w.Header().Set("Content-Length", strconv.FormatInt(row.Receipt.ArchiveSize, 10))
-		if _, err := io.CopyN(w, f, row.Receipt.ArchiveSize); err != nil {
-			panic(http.ErrAbortHandler) // it must not look whole
-		}
-		return nil
-	})
+	handle("GET /episodes/{id}/archive", func(w http.ResponseWriter, req *http.Request) error { return serveArchive(o, w, req) })
+	handle("GET /episodes/{id}/files/{path...}", func(w http.ResponseWriter, req *http.Request) error { return serveFile(o, w, req) })
 	handle("POST /episodes/{id}/verify", func(w http.ResponseWriter, req *http.Request) error {
 		row, err := lookup(o, req)
 		if err != nil {
@@ -424,7 +409,7 @@ func (l *pipeListener) Close() error {
 func (l *pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "operator", Net: "unix"} }
 
 func (c *OperatorClient) do(ctx context.Context, method, path string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://receiver"+operatorPrefix+path, nil)
+	req, err := http.NewRequestWithContext(ctx, method, operatorURL(path), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -434,13 +419,18 @@ func (c *OperatorClient) do(ctx context.Context, method, path string) (*http.Res
 	}
 	if resp.StatusCode != http.StatusOK {
 		defer resp.Body.Close()
-		var e operatorError
-		if err := wire.ReadJSON(resp.Body, &e); err != nil || e.Error == "" {
-			return nil, fmt.Errorf("the receiver answered %s", resp.Status)
-		}
-		return nil, errors.New(e.Error)
+		return nil, answerError(resp)
 	}
 	return resp, nil
+}
+
+// answerError is what an answer says that is not what was asked for.
+func answerError(resp *http.Response) error {
+	var e operatorError
+	if err := wire.ReadJSON(resp.Body, &e); err != nil || e.Error == "" {
+		return fmt.Errorf("the receiver answered %s", resp.Status)
+	}
+	return errors.New(e.Error)
 }
 
 func (c *OperatorClient) get(ctx context.Context, method, path string, into any) error {

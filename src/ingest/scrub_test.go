@@ -156,6 +156,10 @@ func TestLieAboutADamagedEpisode(t *testing.T) {
 	receipt(t, g.host.post(p), p, code.Stored)
 }
 
+func everything(t *testing.T) store.ScrubOptions {
+	return store.ScrubOptions{Found: func(f store.Finding) { t.Logf("%+v", f) }, Progress: func(store.ScrubProgress) {}}
+}
+
 // An operator who doesn't read the answer holds up neither the scrub nor the watchdog.
 func TestStoppedOperator(t *testing.T) {
 	g := newRig(t)

@@ -17,7 +17,6 @@ import (
 	"cis490/src/cli"
 	"cis490/src/episode"
 	"cis490/src/ingest"
-	"cis490/src/pack"
 )
 
 func episodesCommand(file *string) *cobra.Command {
@@ -25,7 +24,7 @@ func episodesCommand(file *string) *cobra.Command {
 		Use:   "episodes",
 		Short: "The stored episodes",
 	}
-	c.AddCommand(episodesList(file), episodesShow(file), episodesVerify(file), episodesExtract(file))
+	c.AddCommand(episodesList(file), episodesShow(file), episodesFiles(file), episodesVerify(file), episodesExtract(file))
 	return c
 }
 
@@ -209,45 +208,4 @@ the bag digest of the receipt. Exit status 1 if one of them is not sound.`,
 			})
 		},
 	}
-}
-
-func episodesExtract(file *string) *cobra.Command {
-	var into string
-	c := &cobra.Command{
-		Use:   "extract ID… --into DIR",
-		Short: "Unpack stored episodes, verified, into DIR/ID",
-		Args:  cobra.MinimumNArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			ids, err := parseIDs(args)
-			if err != nil {
-				return err
-			}
-			if into == "" {
-				return cli.UsageErrorf("say where to: --into DIR")
-			}
-			return operate(c, *file, func(ctx context.Context, o *ingest.OperatorClient) error {
-				for _, id := range ids {
-					dir, err := extract(ctx, o, id, into)
-					if err != nil {
-						return fmt.Errorf("extract episode %s: %w", id, err)
-					}
-					fmt.Fprintln(c.OutOrStdout(), dir)
-				}
-				return nil
-			})
-		},
-	}
-	c.Flags().StringVar(&into, "into", "", "the directory `DIR` that the episodes are unpacked into")
-	return c
-}
-
-// extract unpacks here, as the user who asks: the receiver writes nothing outside
-// its own directories.
-func extract(ctx context.Context, o *ingest.OperatorClient, id episode.ID, into string) (string, error) {
-	archive, _, err := o.Archive(ctx, id)
-	if err != nil {
-		return "", err
-	}
-	defer archive.Close()
-	return pack.Extract(ctx, archive, into)
 }
