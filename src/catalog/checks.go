@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"strings"
 	"time"
 
 	"cis490/src/episode"
@@ -166,4 +167,22 @@ func (c *Catalog) query(ctx context.Context, q string, args ...any) ([]Row, erro
 		out = append(out, r)
 	}
 	return out, rows.Err()
+}
+
+// LookupAll finds those of ids that are episodes of a host, in one query. There
+// may be up to some ten thousand of them.
+func (c *Catalog) LookupAll(ctx context.Context, host string, ids []episode.ID) ([]Row, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	args := make([]any, 0, len(ids)+1)
+	for i := range ids {
+		args = append(args, ids[i][:])
+	}
+	marks := strings.Repeat(",?", len(ids))[1:]
+	rows, err := c.query(ctx, `SELECT `+columns+` FROM episodes WHERE id IN (`+marks+`) AND host = ?`, append(args, host)...)
+	if err != nil {
+		return nil, fmt.Errorf("look up %d episodes in the catalogue: %w", len(ids), err)
+	}
+	return rows, nil
 }

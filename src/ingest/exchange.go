@@ -133,6 +133,12 @@ func (x *exchange) route() error {
 		}
 		return notAllowed("GET, HEAD")
 	}
+	if path == wire.PathAudit {
+		if method == http.MethodPost {
+			return x.audit()
+		}
+		return notAllowed("POST")
+	}
 	return &plainError{status: http.StatusNotFound, detail: "there is nothing at this path; the receiver serves " + wire.PathEpisodes}
 }
 

@@ -70,6 +70,7 @@ type Receiver struct {
 	listener net.Listener // without TLS
 	operator net.Listener
 	slots    slots
+	audits   slots
 	decoders chan struct{} // one token for each frame that is decoded at a time
 	streams  chan struct{} // one token for each upload that is verified as a stream
 	counts   *counters
@@ -120,7 +121,7 @@ func New(cfg config.Receiver, d Deps) (_ *Receiver, err error) {
 	}
 	r.started = r.now()
 	r.base, r.cancel = context.WithCancel(context.Background())
-	r.slots.hosts = map[string]int{}
+	r.slots.hosts, r.audits.hosts = map[string]int{}, map[string]int{}
 	r.settings.Store(newSettings(cfg))
 	defer func() {
 		if err != nil {

@@ -9,8 +9,8 @@ import (
 	"cis490/src/code"
 )
 
-// slots bounds how many bodies are received at a time, per host and in all. A
-// place is held from before the first byte of a body until its answer.
+// slots bounds how many bodies of a kind are received at a time, per host and in
+// all. A place is held from before the first byte of a body until its answer.
 type slots struct {
 	mu    sync.Mutex
 	total int

@@ -245,6 +245,7 @@ func (c *committer) write(q *Queue, g *group) {
 		return
 	}
 	for i := range g.items {
+		q.sentAgain(g.items[i].id)
 		q.free(g.items[i].id, g.items[i].digest, g.items[i].size)
 	}
 	c.mu.Lock()
@@ -516,17 +517,22 @@ func parseLedgerName(name string) (ledgerName, bool) {
 }
 
 // Receipts goes through the ledger, oldest month first, in the order in which
-// receipts were recorded. A receipt may occur twice. A line that is no receipt
+// receipts were recorded, without the months that ended more than a day before
+// since. A receipt may occur twice. A line that is no receipt
 // is yielded as an error that names file and line; the iteration goes on. A last
 // line that is still being written is left out.
-func (q *Queue) Receipts() iter.Seq2[wire.Receipt, error] {
+func (q *Queue) Receipts(since time.Time) iter.Seq2[wire.Receipt, error] {
 	return func(yield func(wire.Receipt, error) bool) {
 		files, err := q.ledgerFiles()
 		if err != nil {
 			yield(wire.Receipt{}, err)
 			return
 		}
+		first := since.Add(-24 * time.Hour).UTC().Format(monthLayout) // this clock may have been behind
 		for _, f := range files {
+			if !since.IsZero() && f.month < first {
+				continue
+			}
 			n := 0
 			err := q.lines(f.name, 0, func(line []byte) bool {
 				n++
@@ -689,6 +695,11 @@ func (q *Queue) resumeLedger() error {
 	done := map[episode.ID]bool{}
 	for _, r := range slices.Backward(waits) {
 		if done[r.Episode] {
+			continue
+		}
+		if again, err := q.toBeSentAgain(r.Episode); err != nil {
+			return err
+		} else if again {
 			continue
 		}
 		// The line may be in the page cache only: the process that wrote it may

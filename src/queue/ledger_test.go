@@ -170,7 +170,7 @@ func TestReceiptsGoOnPastWhatIsNone(t *testing.T) {
 	write("2026-06.01.jsonl", "not ours\n")
 	write("notes.jsonl", "not ours\n")
 	var got []string
-	for r, err := range q.Receipts() {
+	for r, err := range q.Receipts(time.Time{}) {
 		if err != nil {
 			if !strings.Contains(err.Error(), "2026-06.jsonl: line ") {
 				t.Error(err)
@@ -184,7 +184,7 @@ func TestReceiptsGoOnPastWhatIsNone(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 	n := 0
-	for range q.Receipts() {
+	for range q.Receipts(time.Time{}) {
 		if n++; n == 3 {
 			break
 		}

@@ -8,6 +8,7 @@
 //	receipts/<month>.jsonl           what the receiver acknowledged
 //	uploads/<id>.json                token of a cut upload; may be lost
 //	.removing/                       out of sight, being unlinked
+//	.again/<id>                      acknowledged, and to be sent once more
 //
 // What it promises: at every moment, and after a crash or a power cut at any
 // moment, each episode that was ever sealed is in exactly one of sealed,

@@ -152,7 +152,7 @@ func TestWithTheReceiver(t *testing.T) {
 		}
 	}
 	n := 0
-	for _, err := range l.queue.Receipts() {
+	for _, err := range l.queue.Receipts(time.Time{}) {
 		if err != nil {
 			t.Error(err)
 		}
@@ -288,7 +288,7 @@ func TestLostReceipts(t *testing.T) {
 	defer l.stop()
 	eventually(t, 10*time.Second, "an empty queue", func() bool { return l.waiting() == 0 })
 	var got []episode.ID
-	for rec, err := range l.queue.Receipts() {
+	for rec, err := range l.queue.Receipts(time.Time{}) {
 		if err != nil {
 			t.Fatal(err)
 		}

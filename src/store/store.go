@@ -387,6 +387,30 @@ func (s *Store) Lookup(ctx context.Context, id episode.ID) (catalog.Row, bool, e
 	return r, found, nil
 }
 
+// LookupAll finds the catalogue's rows of those of ids that are episodes of host.
+func (s *Store) LookupAll(ctx context.Context, host string, ids []episode.ID) (map[episode.ID]catalog.Row, error) {
+	if err := s.ready(); err != nil {
+		return nil, err
+	}
+	found := make(map[episode.ID]catalog.Row, len(ids))
+	// First what is on its way into the catalogue: it may get there meanwhile.
+	for _, id := range ids {
+		if r, ok := s.unindexed.lookup(id); ok && r.Facts.Host == host {
+			found[id] = r
+		}
+	}
+	rows, err := s.cat.Load().LookupAll(ctx, host, ids)
+	if err != nil {
+		return nil, s.catalogueFailed(err)
+	}
+	for _, r := range rows {
+		if _, newer := found[r.Facts.ID]; !newer {
+			found[r.Facts.ID] = r
+		}
+	}
+	return found, nil
+}
+
 // List yields the catalogue's rows that f selects, the one that started last first.
 func (s *Store) List(ctx context.Context, f catalog.Filter) iter.Seq2[catalog.Row, error] {
 	return func(yield func(catalog.Row, error) bool) {

@@ -185,13 +185,15 @@ func ReadProblem(r *http.Response) (p Problem, ok bool) {
 
 // ReadJSON decodes a bounded JSON body strictly enough to notice another
 // server's answer.
-func ReadJSON(r io.Reader, into any) error {
-	body, err := io.ReadAll(io.LimitReader(r, maxBody+1))
+func ReadJSON(r io.Reader, into any) error { return readJSON(r, maxBody, into) }
+
+func readJSON(r io.Reader, most int64, into any) error {
+	body, err := io.ReadAll(io.LimitReader(r, most+1))
 	if err != nil {
 		return err
 	}
-	if len(body) > maxBody {
-		return fmt.Errorf("the JSON body has more than %d bytes", maxBody)
+	if int64(len(body)) > most {
+		return fmt.Errorf("the JSON body has more than %d bytes", most)
 	}
 	return json.NewDecoder(bytes.NewReader(body)).Decode(into)
 }

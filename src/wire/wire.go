@@ -12,6 +12,7 @@ const (
 	PathEpisodes = "/v1/episodes"
 	PathUploads  = "/v1/uploads/" // followed by the token
 	PathSelf     = "/v1/hosts/self"
+	PathAudit    = "/v1/hosts/self/audit"
 	PathHealth   = "/healthz"
 )
 
