@@ -52,6 +52,7 @@ const (
 	StoreDamaged   Code = "store-damaged"
 	StoreMended    Code = "store-mended"
 	StoreMismatch  Code = "store-mismatch"
+	CopyDamaged    Code = "copy-damaged"
 )
 
 // Class says what a code is about, and so what the shipper does with it.

@@ -131,6 +131,10 @@ var table = []Info{
 		"The store holds what its catalogue does not list, or something that is no episode's.",
 		"cis490-receiver scrub names each file and what to do; for what is unlisted: cis490-receiver reindex",
 		"17845d445f6a439a8aa417a03ae70951"},
+	{CopyDamaged, OfEpisode, 0, "the receiver's copy is damaged",
+		"The receiver no longer holds a sound copy of episodes of this host that it acknowledged; nothing in the queue is at fault.",
+		"cis490-shipper audit --requeue: sends again what is still kept here, and says of the rest what to do. On the receiver test the disk: smartctl -a",
+		"6458e7c1294a4b4cb2755f37a69547a1"},
 }
 
 var index = func() map[Code]int {

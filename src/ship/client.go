@@ -30,6 +30,7 @@ type client struct {
 	base      *url.URL
 	episodes  *url.URL
 	self      *url.URL
+	audits    *url.URL
 	agent     []string
 	window    func(id string) // told the window id of every answer of the receiver
 }
@@ -41,7 +42,7 @@ func newClient(cfg config.LabHost, transport http.RoundTripper, id *identity.Cli
 	}
 	return &client{
 		transport: transport, tls: id, window: window,
-		base: at(""), episodes: at(wire.PathEpisodes), self: at(wire.PathSelf),
+		base: at(""), episodes: at(wire.PathEpisodes), self: at(wire.PathSelf), audits: at(wire.PathAudit),
 		agent: []string{"cis490-shipper/" + version.String()},
 	}
 }

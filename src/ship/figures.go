@@ -70,6 +70,14 @@ func newFigures(s *Shipper) *figures {
 		return float64(s.facts.success.At.Unix())
 	})
 	set.NewGauge("cis490_shipper_clock_skew_seconds", s.facts.skew)
+	set.NewGauge("cis490_shipper_damaged_at_receiver", func() float64 {
+		s.facts.mu.Lock()
+		defer s.facts.mu.Unlock()
+		if d := s.facts.poll.Damaged; d != nil {
+			return float64(d.Count)
+		}
+		return 0
+	})
 	set.NewGauge("cis490_shipper_rate_limit_bytes_per_second", func() float64 {
 		switch r := s.pace.state(); {
 		case r.Off:

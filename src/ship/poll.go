@@ -4,6 +4,8 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"time"
 
 	"cis490/src/code"
@@ -111,6 +113,7 @@ func (p *poller) poll(ctx context.Context) bool {
 		s.event(code.ClockSkew, "this host's clock and the receiver's differ; nothing is cleaned up on its word",
 			slog.Duration("skew", skew), slog.Duration("max_skew", most), slog.String("fix", code.ClockSkew.Info().Fix))
 	}
+	s.noteDamaged(self.Damaged)
 	p.putBack(ctx, self.Window, agrees)
 	poke(s.changed)
 	return true
@@ -162,6 +165,41 @@ func (p *poller) putBack(ctx context.Context, w wire.Window, clockAgrees bool) {
 	if err != nil && ctx.Err() == nil {
 		s.log.Warn("put back what fits the receiver's window", "err", err.Error())
 	}
+}
+
+// noteDamaged notes which of this host's acknowledged episodes the receiver holds
+// no sound copy of any more, and tells when that has changed.
+func (s *Shipper) noteDamaged(d wire.Damaged) {
+	was, changed := s.facts.damaged(d)
+	switch {
+	case !changed:
+	case d.Count == 0:
+		s.log.Info("the receiver's copies are all sound again", "were_damaged", was)
+	default:
+		ids := make([]string, len(d.Episodes))
+		for i, id := range d.Episodes {
+			ids[i] = id.String()
+		}
+		s.event(code.CopyDamaged, "the receiver no longer holds a sound copy of acknowledged episodes", slog.Int64("episodes", d.Count),
+			slog.String("first", strings.Join(ids, " ")), slog.String("fix", code.CopyDamaged.Info().Fix))
+	}
+}
+
+// damaged notes what the receiver said, and whether that is another thing than
+// before; was is the count before.
+func (f *facts) damaged(d wire.Damaged) (was int64, changed bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.poll.Damaged != nil {
+		was = f.poll.Damaged.Count
+		changed = !slices.Equal(f.poll.Damaged.Episodes, d.Episodes)
+	}
+	changed = changed || was != d.Count
+	f.poll.Damaged = nil
+	if d.Count > 0 {
+		f.poll.Damaged = &d
+	}
+	return was, changed
 }
 
 // pollFailed notes a poll without success.

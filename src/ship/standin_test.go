@@ -34,6 +34,7 @@ type standin struct {
 
 	mu       sync.Mutex
 	window   wire.Window
+	damaged  wire.Damaged
 	stored   map[episode.ID]wire.Receipt
 	uploads  map[string]*upload
 	requests map[string]int // by method and kind
@@ -95,7 +96,7 @@ func (s *standin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.now++
 	s.max = max(s.max, s.now)
 	fault := s.fault
-	window := s.window
+	window, damaged := s.window, s.damaged
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
@@ -108,7 +109,7 @@ func (s *standin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set(wire.HeaderWindow, strconv.Quote(window.ID))
 	switch {
 	case r.URL.Path == wire.PathSelf:
-		writeJSON(w, 200, wire.Self{Host: "lab-01", Key: "sha256:00", Window: window, MaxSkew: 5 * time.Minute, ServerTime: s.clock(), ReceiverVersion: "test"})
+		writeJSON(w, 200, wire.Self{Host: "lab-01", Key: "sha256:00", Window: window, MaxSkew: 5 * time.Minute, ServerTime: s.clock(), ReceiverVersion: "test", Damaged: damaged})
 	case r.URL.Path == wire.PathEpisodes && r.Method == http.MethodPost:
 		s.post(w, r, window)
 	case strings.HasPrefix(r.URL.Path, wire.PathUploads):

@@ -117,6 +117,8 @@ type PollState struct {
 	KnownAs         string       `json:"known_as,omitempty"` // this host's name at the receiver
 	ReceiverVersion string       `json:"receiver_version,omitempty"`
 	Window          *wire.Window `json:"window,omitempty"`
+	// Damaged is what the receiver acknowledged and no longer holds sound.
+	Damaged *wire.Damaged `json:"damaged,omitempty"`
 }
 
 // RateState is the limit of all uploads together.
@@ -370,6 +372,9 @@ func (st State) summary(now time.Time) string {
 	}
 	if n := st.Queue.Postponed; n > 0 {
 		fmt.Fprintf(&b, ", %d at the end of the queue", n)
+	}
+	if d := st.Poll.Damaged; d != nil {
+		fmt.Fprintf(&b, ", %d damaged at the receiver", d.Count)
 	}
 	if st.Path.Held {
 		fmt.Fprintf(&b, "; held for %s: %s", Span(now.Sub(*st.Path.Since)), st.Path.Code)

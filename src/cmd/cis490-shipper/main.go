@@ -30,7 +30,7 @@ func command() *cobra.Command {
 		Args:  cobra.NoArgs,
 	}
 	cli.ConfigFlag(c, &file, cli.LabHostConfig)
-	c.AddCommand(runCommand(&file), statusCommand(&file), pushCommand(&file), quarantineCommand(&file), cli.CheckLabHost(&file))
+	c.AddCommand(runCommand(&file), statusCommand(&file), pushCommand(&file), quarantineCommand(&file), auditCommand(&file), cli.CheckLabHost(&file))
 	return c
 }
 
@@ -56,15 +56,20 @@ func open(cfg config.LabHost, n *liveness.Notifier, tracker *liveness.Tracker, l
 }
 
 func assemble(cfg config.LabHost, d ship.Deps) (_ *ship.Shipper, err error) {
+	if d.Identity, d.Key, err = identify(cfg); err != nil {
+		return nil, err
+	}
+	return ship.New(cfg, d)
+}
+
+// identify is who this host is, and whom it trusts.
+func identify(cfg config.LabHost) (*identity.Client, string, error) {
 	cert, key, err := identity.LoadOrMakeHostKey(filepath.Join(cfg.DataDir, "identity"))
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	if d.Identity, err = identity.NewClient(cert, cfg.Receiver.CAFile, cfg.Receiver.Name()); err != nil {
-		return nil, err
-	}
-	d.Key = key
-	return ship.New(cfg, d)
+	id, err := identity.NewClient(cert, cfg.Receiver.CAFile, cfg.Receiver.Name())
+	return id, key, err
 }
 
 // hint says who may do what was denied.

@@ -15,12 +15,16 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"cis490/src/bag"
 	"cis490/src/config"
 	"cis490/src/episode"
 	"cis490/src/hosts"
 	"cis490/src/identity"
 	"cis490/src/ingest"
+	"cis490/src/journal"
+	"cis490/src/queue"
 	"cis490/src/ship"
+	"cis490/src/wire"
 )
 
 func TestMain(m *testing.M) {
@@ -73,6 +77,8 @@ shipper {
 			"seal":  seal,
 			"await": await,
 			"rot":   rot,
+
+			"acknowledge": acknowledge,
 		},
 	})
 }
@@ -136,6 +142,22 @@ func seal(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(err)
 		ts.Setenv("ID", made[0].ID.String())
 	}
+}
+
+// acknowledge ID records a receipt for what waits under that id, or for some
+// other content if nothing does, that no receiver has given, and keeps the source.
+func acknowledge(ts *testscript.TestScript, neg bool, args []string) {
+	q, err := queue.Open(ts.MkAbs("data"), queue.WithKeepShipped(time.Hour), queue.WithLog(journal.Discard()))
+	ts.Check(err)
+	ts.Check(q.Lock())
+	id, err := episode.ParseID(args[0])
+	ts.Check(err)
+	b, err := os.ReadFile(filepath.Join(q.Dir(id), bag.TagManifest))
+	if err != nil {
+		b = []byte("other")
+	}
+	ts.Check(q.Acknowledge(context.Background(), wire.Receipt{Episode: id, Host: "lab-01", BagDigest: bag.DigestOf(b), ArchiveSize: 1, StoredAt: time.Now().UTC()}))
+	ts.Check(q.Close())
 }
 
 // await TEXT waits until the shipper's state, as JSON, has it in it.

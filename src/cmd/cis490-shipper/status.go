@@ -118,6 +118,10 @@ func printStatus(out io.Writer, st ship.State, live bool, now time.Time) error {
 	if r := st.Rate; r.Limit != "" && (r.Limit != config.RateUnlimited.String() || r.Until != nil) {
 		row("rate limit", "%s", r)
 	}
+	if d := st.Poll.Damaged; d != nil && len(d.Episodes) > 0 {
+		row("stored", "%d acknowledged, and damaged at the receiver; first %s", d.Count, d.Episodes[0])
+		row("", "fix: %s", code.CopyDamaged.Info().Fix)
+	}
 	for _, c := range slices.Sorted(maps.Keys(st.Queue.PostponedByCode)) {
 		row("trouble", "%d at the end of the queue: %s", st.Queue.PostponedByCode[c], c)
 		row("", "fix: %s", c.Info().Fix)
