@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"sync"
 	"time"
 
@@ -22,6 +21,8 @@ type CleanupOptions struct {
 	Interval    time.Duration // Cleanup does its work at most once in this time; 0: at every call
 	ClockAgreed bool          // this clock was seen to agree with the receiver's in the last 24 h
 	Progress    func()        // called at each step forward; may be nil
+	Removed     func(Removed) // called for each entry that was taken away; may be nil
+	Failed      func(Failed)  // called for each that could not be; may be nil
 }
 
 const maxKeepDays = 36500 // what a time.Duration holds, and a century
@@ -51,14 +52,18 @@ type Failed struct {
 	Err  error
 }
 
-// Report is what a Cleanup did.
+// Report is what a Cleanup did. It is of a bounded size, see CleanupOptions for each entry.
 type Report struct {
 	Outcome    Outcome
-	Removed    []Removed
-	Failed     []Failed // due, but the removal failed; the next Cleanup tries again
-	Unreadable []Failed // kept: without a readable quarantined_at it has no age
-	Shipped    int      // episodes removed from shipped/ because keep_shipped passed
+	Removed    int      // entries of the quarantine that were taken away
+	Failed     int      // due, but the removal failed; the next Cleanup tries again
+	Unreadable int      // kept: without a readable quarantined_at they have no age
+	Strange    []Failed // the first few of the Unreadable
+	Shipped    int      // taken from shipped/ because keep_shipped passed: episodes, whole days as one
 }
+
+// maxStrange bounds Report.Strange.
+const maxStrange = 16
 
 // gate is when Cleanup last ran.
 type gate struct {
@@ -101,22 +106,29 @@ func (q *Queue) Cleanup(ctx context.Context, now time.Time, o CleanupOptions) (R
 		// A full disk is no reason not to make room; this process keeps the interval all the same.
 		errs = append(errs, fmt.Errorf("note the time of the clean-up: %w", err))
 	}
-	progress := steps(o.Progress)
 	r := Report{Outcome: CleanupRan}
 	if o.KeepDays > 0 {
-		errs = append(errs, q.cleanQuarantine(ctx, now, time.Duration(min(o.KeepDays, maxKeepDays))*24*time.Hour, progress, &r))
+		errs = append(errs, q.cleanQuarantine(ctx, now, time.Duration(min(o.KeepDays, maxKeepDays))*24*time.Hour, o, &r))
 	} else {
 		r.Outcome = CleanupOff
 	}
-	errs = append(errs, q.cleanShipped(ctx, now, time.Duration(q.keepShipped.Load()), progress, &r))
+	errs = append(errs, q.cleanShipped(ctx, now, time.Duration(q.keepShipped.Load()), o, &r))
 	if q.locked.Load() {
-		r.Failed = append(r.Failed, q.sweep(ctx, progress)...)
-		r.Failed = append(r.Failed, q.stuckSources()...)
+		for _, f := range append(q.sweep(ctx, steps(o.Progress)), q.stuckSources()...) {
+			o.failed(&r, f)
+		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return r, fmt.Errorf("clean up: %w", err)
 	}
 	return r, nil
+}
+
+func (o CleanupOptions) failed(r *Report, f Failed) {
+	r.Failed++
+	if o.Failed != nil {
+		o.Failed(f)
+	}
 }
 
 // steps makes a Worker of a function that may be nil.
@@ -165,36 +177,61 @@ func (q *Queue) expirable(dir string, now time.Time, keep time.Duration) ([]stri
 	return days, nil
 }
 
-func (q *Queue) cleanQuarantine(ctx context.Context, now time.Time, keep time.Duration, w Worker, r *Report) error {
+func (q *Queue) cleanQuarantine(ctx context.Context, now time.Time, keep time.Duration, o CleanupOptions, r *Report) error {
 	days, err := q.expirable(quarantineDir, now, keep)
 	if err != nil {
 		return err
 	}
+	defer q.index.later(q)()
 	var errs []error
 	for _, day := range days {
-		names, err := readNames(q.path(quarantineDir, day))
-		if err != nil {
-			errs = append(errs, err)
+		if oldest, known := q.index.oldest(q, day); known && now.Sub(oldest) < keep {
 			continue
 		}
-		for _, name := range names {
-			if err := ctx.Err(); err != nil {
-				return errors.Join(append(errs, err)...)
-			}
-			if err := q.expire(day, name, now, keep, w, r); err != nil {
-				return errors.Join(append(errs, err)...)
-			}
-			w.Progress()
+		if err := q.cleanDay(ctx, day, now, keep, o, r); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
 		}
-		q.dropEmptyDay(day)
+		if ctx.Err() != nil {
+			break
+		}
+		if release, err := q.lockQuarantine(ctx); err == nil {
+			q.dropDay(day)
+			release()
+		}
 	}
 	return errors.Join(errs...)
+}
+
+// cleanDay goes through one day as the directory gives it: what is unlinked
+// while it is read does not confuse that (readdir(3)), and what the file system
+// should skip the next clean-up finds.
+func (q *Queue) cleanDay(ctx context.Context, day string, now time.Time, keep time.Duration, o CleanupOptions, r *Report) error {
+	fd, _, err := q.openDay(day)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	w := steps(o.Progress)
+	var buf []byte
+	var lock error
+	err = readDir(ctx, fd, func(name []byte, typ byte, _ uint64) {
+		if typ != unix.DT_DIR || ctx.Err() != nil || lock != nil {
+			return
+		}
+		var b brief
+		var err error
+		if b, buf, err = readBrief(fd, name, buf); err != nil || now.Sub(b.QuarantinedAt) >= keep {
+			lock = q.expire(day, string(name), now, keep, o, r)
+		}
+		w.Progress()
+	})
+	return errors.Join(err, lock, ctx.Err())
 }
 
 // expire judges one entry and removes it if it is due. Under the lock: an entry
 // that another process puts back or discards meanwhile is either still whole
 // here, or gone. The error is that of the lock alone.
-func (q *Queue) expire(day, name string, now time.Time, keep time.Duration, w Worker, r *Report) error {
+func (q *Queue) expire(day, name string, now time.Time, keep time.Duration, o CleanupOptions, r *Report) error {
 	release, err := q.lockQuarantine(context.Background())
 	if err != nil {
 		return err
@@ -206,7 +243,9 @@ func (q *Queue) expire(day, name string, now time.Time, keep time.Duration, w Wo
 	}
 	if e.Err != nil {
 		release()
-		r.Unreadable = append(r.Unreadable, Failed{Name: name, Err: e.Err})
+		if r.Unreadable++; len(r.Strange) < maxStrange {
+			r.Strange = append(r.Strange, Failed{Name: name, Err: e.Err})
+		}
 		return nil
 	}
 	age := now.Sub(e.Reason.QuarantinedAt)
@@ -214,8 +253,9 @@ func (q *Queue) expire(day, name string, now time.Time, keep time.Duration, w Wo
 		release()
 		return nil
 	}
-	gone, err := durable.MoveToTrash(e.Dir, q.path(removingDir))
+	gone, err := q.trash(e)
 	release()
+	w := steps(o.Progress)
 	w.Progress()
 	if err == nil && gone != "" {
 		if err = removeTree(gone, w); err != nil {
@@ -223,62 +263,63 @@ func (q *Queue) expire(day, name string, now time.Time, keep time.Duration, w Wo
 		}
 	}
 	if err != nil {
-		r.Failed = append(r.Failed, Failed{Name: name, Code: e.Reason.Code, Age: age, Err: err})
+		o.failed(r, Failed{Name: name, Code: e.Reason.Code, Age: age, Err: err})
 		return nil
 	}
-	r.Removed = append(r.Removed, Removed{Name: name, Code: e.Reason.Code, Age: age})
-	return nil
-}
-
-func (q *Queue) dropEmptyDay(day string) {
-	if release, err := q.lockQuarantine(context.Background()); err == nil {
-		os.Remove(q.path(quarantineDir, day)) // fails unless it is empty
-		release()
+	r.Removed++
+	if o.Removed != nil {
+		o.Removed(Removed{Name: name, Code: e.Reason.Code, Age: age})
 	}
+	return nil
 }
 
 // cleanShipped removes whole days that have passed, and of a day that has
 // passed in part the episodes that were moved there long enough ago: rename(2)
 // sets the ctime of what it moves.
-func (q *Queue) cleanShipped(ctx context.Context, now time.Time, keep time.Duration, w Worker, r *Report) error {
+func (q *Queue) cleanShipped(ctx context.Context, now time.Time, keep time.Duration, o CleanupOptions, r *Report) error {
 	days, err := q.expirable(shippedDir, now, keep)
 	if err != nil {
 		return err
 	}
+	w := steps(o.Progress)
+	remove := func(path string) {
+		gone, err := durable.MoveToTrash(path, q.path(removingDir))
+		w.Progress()
+		if err == nil && gone != "" {
+			err = removeTree(gone, w)
+		}
+		if err != nil {
+			o.failed(r, Failed{Name: path, Err: err})
+		} else {
+			r.Shipped++
+		}
+		w.Progress()
+	}
 	var errs []error
 	for _, day := range days {
-		began, _ := time.Parse(dayLayout, day)
-		whole := now.Sub(began.Add(24*time.Hour)) >= keep
-		names, err := readNames(q.path(shippedDir, day))
-		if err != nil {
-			errs = append(errs, err)
+		if err := ctx.Err(); err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		dir := q.path(shippedDir, day)
+		if began, _ := time.Parse(dayLayout, day); now.Sub(began.Add(24*time.Hour)) >= keep {
+			remove(dir)
 			continue
 		}
-		for _, name := range names {
-			if err := ctx.Err(); err != nil {
-				return errors.Join(append(errs, err)...)
-			}
-			path := q.path(shippedDir, day, name)
-			if !whole {
-				var st unix.Stat_t
-				if err := unix.Lstat(path, &st); err != nil || now.Sub(time.Unix(st.Ctim.Unix())) < keep {
-					continue
-				}
-			}
-			gone, err := durable.MoveToTrash(path, q.path(removingDir))
-			w.Progress()
-			if err == nil && gone != "" {
-				err = removeTree(gone, w)
-			}
-			if err != nil {
-				r.Failed = append(r.Failed, Failed{Name: path, Err: err})
-			} else {
-				r.Shipped++
-			}
-			w.Progress()
+		fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			errs = append(errs, &fs.PathError{Op: "open", Path: dir, Err: err})
+			continue
 		}
-		if whole {
-			os.Remove(q.path(shippedDir, day))
+		err = readDir(ctx, fd, func(name []byte, _ byte, _ uint64) {
+			var st unix.Stat_t
+			if err := unix.Fstatat(fd, string(name), &st, unix.AT_SYMLINK_NOFOLLOW); err == nil && now.Sub(time.Unix(st.Ctim.Unix())) >= keep {
+				remove(dir + "/" + string(name))
+			}
+			w.Progress()
+		})
+		unix.Close(fd)
+		if err != nil {
+			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)

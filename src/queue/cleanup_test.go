@@ -20,17 +20,30 @@ import (
 
 var monthly = CleanupOptions{KeepDays: 30, Interval: time.Hour, ClockAgreed: true}
 
-func clean(t testing.TB, q *Queue, now time.Time, o CleanupOptions) Report {
-	t.Helper()
-	r, err := q.Cleanup(t.Context(), now, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
+// cleaned is a Report with what it was about.
+type cleaned struct {
+	Report
+	removed []Removed
+	failed  []Failed
 }
 
-func removed(r Report) (n []string) {
-	for _, x := range r.Removed {
+func clean(t testing.TB, q *Queue, now time.Time, o CleanupOptions) (c cleaned) {
+	t.Helper()
+	o.Removed = func(r Removed) { c.removed = append(c.removed, r) }
+	o.Failed = func(f Failed) { c.failed = append(c.failed, f) }
+	var err error
+	if c.Report, err = q.Cleanup(t.Context(), now, o); err != nil {
+		t.Fatal(err)
+	}
+	if len(c.removed) != c.Removed || len(c.failed) != c.Failed {
+		t.Errorf("%d removed and %d failed, told %d and %d", c.Removed, c.Failed, len(c.removed), len(c.failed))
+	}
+	slices.SortFunc(c.removed, func(a, b Removed) int { return strings.Compare(a.Name, b.Name) })
+	return c
+}
+
+func removed(r cleaned) (n []string) {
+	for _, x := range r.removed {
 		n = append(n, x.Name)
 	}
 	return n
@@ -73,17 +86,17 @@ func TestCleanup(t *testing.T) {
 	o := monthly
 	o.Progress = func() { steps++ }
 	r := clean(t, q, now, o)
-	if r.Outcome != CleanupRan || len(r.Failed) != 0 {
+	if r.Outcome != CleanupRan || r.Failed != 0 {
 		t.Errorf("%+v", r)
 	}
 	if got := removed(r); !slices.Equal(got, []string{ids[0].String(), ids[1].String(), ids[2].String()}) {
 		t.Errorf("removed %q", got)
 	}
-	if x := r.Removed[1]; x.Code != code.OutOfWindow || x.Age != 30*day+time.Second {
+	if x := r.removed[1]; x.Code != code.OutOfWindow || x.Age != 30*day+time.Second {
 		t.Errorf("%+v", x)
 	}
-	if len(r.Unreadable) != 1 || r.Unreadable[0].Name != strange.String() || r.Unreadable[0].Err == nil {
-		t.Errorf("unreadable %+v", r.Unreadable)
+	if r.Unreadable != 1 || len(r.Strange) != 1 || r.Strange[0].Name != strange.String() || r.Strange[0].Err == nil {
+		t.Errorf("unreadable %+v", r.Strange)
 	}
 	if steps < 5 {
 		t.Errorf("%d steps told", steps)
@@ -119,8 +132,8 @@ func TestCleanupGate(t *testing.T) {
 	}
 	want := func(q *Queue, now time.Time, o CleanupOptions, out Outcome, n int) {
 		t.Helper()
-		if r := clean(t, q, now, o); r.Outcome != out || len(r.Removed) != n {
-			t.Errorf("%s, %d removed; want %s, %d", r.Outcome, len(r.Removed), out, n)
+		if r := clean(t, q, now, o); r.Outcome != out || r.Removed != n {
+			t.Errorf("%s, %d removed; want %s, %d", r.Outcome, r.Removed, out, n)
 		}
 	}
 	put(q)
@@ -168,7 +181,7 @@ func TestCleanupGate(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	put(q)
-	if r, err := q.Cleanup(ctx, now.Add(2000*time.Hour), monthly); !errors.Is(err, context.Canceled) || len(r.Removed) != 0 {
+	if r, err := q.Cleanup(ctx, now.Add(2000*time.Hour), monthly); !errors.Is(err, context.Canceled) || r.Removed != 0 {
 		t.Errorf("%+v %v", r, err)
 	}
 }
@@ -236,13 +249,13 @@ func TestCleanupGoesOnPastWhatCannotBeRemoved(t *testing.T) {
 	if got := removed(r); !slices.Equal(got, []string{ids[3].String()}) {
 		t.Errorf("removed %q", got)
 	}
-	byName := func(r Report, part string) *Failed {
-		for _, f := range r.Failed {
+	byName := func(r cleaned, part string) *Failed {
+		for _, f := range r.failed {
 			if strings.Contains(f.Name, part) {
 				return &f
 			}
 		}
-		t.Errorf("no failure of %s: %+v", part, r.Failed)
+		t.Errorf("no failure of %s: %+v", part, r.failed)
 		return &Failed{}
 	}
 	if f := byName(r, ids[0].String()); f.Err == nil || f.Code != code.Conflict || f.Age < 59*24*time.Hour {
@@ -254,8 +267,8 @@ func TestCleanupGoesOnPastWhatCannotBeRemoved(t *testing.T) {
 		t.Errorf("what can't be moved must stay whole: %v", err)
 	}
 	// The next time again, and then all goes once it can.
-	if r := clean(t, q, now, o); len(r.Failed) != 3 {
-		t.Errorf("%+v", r.Failed)
+	if r := clean(t, q, now, o); r.Failed != 3 {
+		t.Errorf("%+v", r.failed)
 	}
 	chattr("-i", es[0].Dir)
 	left, _ := filepath.Glob(filepath.Join(dir, removingDir, "*", "bag"))
@@ -264,7 +277,7 @@ func TestCleanupGoesOnPastWhatCannotBeRemoved(t *testing.T) {
 		unix.Unmount(filepath.Join(bag, "data", "output"), unix.MNT_DETACH)
 	}
 	r = clean(t, q, now, o)
-	if len(r.Failed) != 0 || len(r.Removed) != 1 {
+	if r.Failed != 0 || r.Removed != 1 {
 		t.Errorf("%+v", r)
 	}
 	if got := names(t, filepath.Join(dir, removingDir)); len(got) != 0 {
@@ -298,7 +311,7 @@ func TestCleanupOfShipped(t *testing.T) {
 	}
 	o := monthly
 	o.Interval = 0
-	if r := clean(t, q, now, o); r.Shipped != 1 || len(r.Failed) != 0 {
+	if r := clean(t, q, now, o); r.Shipped != 1 || r.Failed != 0 {
 		t.Errorf("%+v", r)
 	}
 	if _, err := os.Stat(filepath.Dir(day(now.AddDate(0, 0, -4), old))); !errors.Is(err, os.ErrNotExist) {
@@ -332,11 +345,11 @@ func TestLeftoversAreSweptAtLock(t *testing.T) {
 	q := locked(t, dir)
 	id := episode.NewID()
 	seal(t, dir, id)
+	q.Close() // with it goes its own sweep
 	if _, err := durable.MoveToTrash(q.Dir(id), filepath.Join(dir, removingDir)); err != nil {
 		t.Fatal(err)
 	}
 	os.MkdirAll(filepath.Join(dir, removingDir, "acknowledged.1.x.1", "a", "b"), 0o755)
-	q.Close()
 	var w counter
 	locked(t, dir, WithWorker(&w))
 	eventually(t, "all is unlinked", func() bool { return len(names(t, filepath.Join(dir, removingDir))) == 0 })

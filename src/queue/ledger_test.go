@@ -416,7 +416,7 @@ func TestSourceThatCannotBeMoved(t *testing.T) {
 	}
 	o := monthly
 	o.Interval = 0
-	if r := clean(t, q, time.Now(), o); len(r.Failed) != 2 || r.Failed[0].Name != q.Dir(ids[0]) {
+	if r := clean(t, q, time.Now(), o); r.Failed != 2 || r.failed[0].Name != q.Dir(ids[0]) {
 		t.Errorf("%+v", r)
 	}
 	// It goes once it can.

@@ -181,8 +181,8 @@ func TestQueueIsItsModel(t *testing.T) {
 						}
 					}
 				}
-				if len(r.Removed) != n {
-					t.Fatalf("%d removed, want %d", len(r.Removed), n)
+				if r.Removed != n {
+					t.Fatalf("%d removed, want %d", r.Removed, n)
 				}
 			},
 			"restart": func(t *rapid.T) {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -42,6 +43,7 @@ const (
 	quarantineLock = quarantineDir + "/.lock"
 
 	reasonFile = "reason.json"
+	maxReason  = 1 << 20 // bytes of it, which people may have edited
 	bagName    = "bag"
 )
 
@@ -157,7 +159,7 @@ func (q *Queue) Quarantine(name string, r Reason) (err error) {
 	// From here on there is no way back, only forward: a failed fsync leaves the
 	// disk with a state from before or after, and recovery knows what to do with each.
 	err = errors.Join(q.syncDir(stage), q.syncDir(q.path(sealedDir)))
-	if err = errors.Join(err, q.place(stage, entry, r.QuarantinedAt)); err != nil {
+	if err = errors.Join(err, q.place(stage, entry, r)); err != nil {
 		return fmt.Errorf("moved, but not known to be durable: %w", err)
 	}
 	if id, ok := parseID([]byte(name)); ok {
@@ -186,26 +188,54 @@ func (q *Queue) writeReason(dir string, text []byte) error {
 
 // place moves a whole entry from a working directory to its day, under its name
 // or, if the day has that already, under the first free one.
-func (q *Queue) place(from, entry string, at time.Time) error {
-	day := at.UTC().Format(dayLayout)
+func (q *Queue) place(from, entry string, r Reason) error {
+	day := r.QuarantinedAt.UTC().Format(dayLayout)
 	dir := q.path(quarantineDir, day)
-	if err := durable.MkdirAll(dir, 0o755); err != nil {
+	err := q.index.change(q, day, r, +1, func() (string, error) {
+		if err := durable.MkdirAll(dir, 0o755); err != nil {
+			return "", err
+		}
+		for n := 1; ; n++ {
+			name := entry
+			if n > 1 {
+				name = fmt.Sprintf("%s.%d", entry, n)
+			}
+			err := renameNoReplace(from, filepath.Join(dir, name))
+			if errors.Is(err, fs.ErrExist) && n < 10000 {
+				continue
+			}
+			return name, err
+		}
+	})
+	if err != nil {
 		return err
 	}
-	for n := 1; ; n++ {
-		name := entry
-		if n > 1 {
-			name = fmt.Sprintf("%s.%d", entry, n)
-		}
-		err := renameNoReplace(from, filepath.Join(dir, name))
-		if errors.Is(err, fs.ErrExist) && n < 10000 {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		q.index.forget(day, name)
-		return errors.Join(q.syncDir(dir), q.syncDir(filepath.Dir(from)))
+	return errors.Join(q.syncDir(dir), q.syncDir(filepath.Dir(from)))
+}
+
+// takeOut renames an entry out of its day; putIn undoes that.
+func (q *Queue) takeOut(e Quarantined, to string) error {
+	return q.index.change(q, e.Day, e.Reason, -1, func() (string, error) { return e.Name, renameNoReplace(e.Dir, to) })
+}
+
+func (q *Queue) putIn(from string, e Quarantined) error {
+	return q.index.change(q, e.Day, e.Reason, +1, func() (string, error) { return e.Name, renameNoReplace(from, e.Dir) })
+}
+
+// trash moves an entry out of sight, as durable.MoveToTrash does.
+func (q *Queue) trash(e Quarantined) (gone string, err error) {
+	err = q.index.change(q, e.Day, e.Reason, -1, func() (string, error) {
+		gone, err = durable.MoveToTrash(e.Dir, q.path(removingDir))
+		return e.Name, err
+	})
+	return gone, err
+}
+
+// dropDay removes the directory of a day that has no more entries. The
+// quarantine is locked.
+func (q *Queue) dropDay(day string) {
+	if os.Remove(q.path(quarantineDir, day)) == nil { // fails unless it is empty
+		q.index.dropped(q, day)
 	}
 }
 
@@ -295,7 +325,7 @@ func (q *Queue) recoverAside(entry string) error {
 	if err := errors.Join(q.syncDir(stage), q.syncDir(q.path(sealedDir))); err != nil {
 		return err
 	}
-	return q.place(stage, entry, r.QuarantinedAt)
+	return q.place(stage, entry, r)
 }
 
 func (q *Queue) recoverBack(entry string) error {
@@ -311,7 +341,7 @@ func (q *Queue) recoverBack(entry string) error {
 	}
 	err = q.unpackEntry(stage, entryID(entry, r))
 	if errors.Is(err, ErrWaiting) || errors.Is(err, ErrNotEpisode) {
-		return q.place(stage, entry, r.QuarantinedAt)
+		return q.place(stage, entry, r)
 	}
 	return err
 }
@@ -334,41 +364,102 @@ func (q *Queue) unpackEntry(stage string, id episode.ID) error {
 	return removeTree(stage, nobody{}) // the reason, and what people may have left beside it
 }
 
-// List returns all that is in quarantine, oldest first, then by name.
-func (q *Queue) List() ([]Quarantined, error) {
-	days, err := q.quarantineDays()
-	if err != nil {
-		return nil, err
-	}
-	var all []Quarantined
-	for _, day := range days {
-		names, err := readNames(q.path(quarantineDir, day))
+// List returns all that is in quarantine, oldest first, then by name. Where
+// there may be very many, Entries needs no memory for them.
+func (q *Queue) List() ([]Quarantined, error) { return q.collect(func(Reason) bool { return true }) }
+
+// ListCode is List for the entries with one of the codes.
+func (q *Queue) ListCode(codes ...code.Code) ([]Quarantined, error) {
+	return q.collect(func(r Reason) bool { return slices.Contains(codes, r.Code) })
+}
+
+func (q *Queue) collect(want func(Reason) bool) (all []Quarantined, err error) {
+	for e, err := range q.Entries() {
 		if err != nil {
-			return nil, fmt.Errorf("list quarantine: %w", err)
+			return nil, err
 		}
-		for _, n := range names {
-			if e, ok := q.entry(day, n); ok {
-				all = append(all, e)
-			}
+		if want(e.Reason) {
+			all = append(all, e)
 		}
 	}
 	sortQuarantined(all)
 	return all, nil
 }
 
-// ListCode is List for the entries with one of the codes. Entries whose code is
-// another are not opened again once it is known.
-func (q *Queue) ListCode(codes ...code.Code) ([]Quarantined, error) {
-	var all []Quarantined
-	err := q.index.each(q, func(day, name string, i entryInfo) {
-		if slices.Contains(codes, i.code) {
-			if e, ok := q.entry(day, name); ok && slices.Contains(codes, e.Reason.Code) {
-				all = append(all, e)
+// Entries goes through the quarantine by day, and within a day by name, which
+// for episodes is by when they were made. It ends after an error. The caller may
+// take away the entry that it was given.
+func (q *Queue) Entries() iter.Seq2[Quarantined, error] {
+	return func(yield func(Quarantined, error) bool) {
+		days, err := q.quarantineDays()
+		if err != nil {
+			yield(Quarantined{}, err)
+			return
+		}
+		for _, day := range days {
+			for name, err := range q.sorted(day, namesAtOnce) {
+				if err != nil {
+					yield(Quarantined{}, fmt.Errorf("list quarantine: %w", err))
+					return
+				}
+				if e, ok := q.entry(day, name); ok && !yield(e, nil) {
+					return
+				}
 			}
 		}
-	})
-	sortQuarantined(all)
-	return all, err
+	}
+}
+
+// namesAtOnce bounds the memory of sorted: some 5 MB.
+const namesAtOnce = 50_000
+
+// sorted gives the names in a day in order, most of them at once: for more the
+// directory is read through again for each so many.
+func (q *Queue) sorted(day string, most int) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		for last := ""; ; {
+			fd, _, err := q.openDay(day)
+			if errors.Is(err, fs.ErrNotExist) {
+				return
+			}
+			if err != nil {
+				yield("", err)
+				return
+			}
+			var batch []string // the least names after last
+			cut := func() {
+				slices.Sort(batch)
+				batch = slices.Compact(batch)
+				batch = batch[:min(len(batch), most)]
+			}
+			bound := "" // nothing from it on is wanted
+			err = readDir(context.Background(), fd, func(name []byte, _ byte, _ uint64) {
+				if string(name) <= last || bound != "" && string(name) >= bound {
+					return
+				}
+				if batch = append(batch, string(name)); len(batch) >= 2*most {
+					cut()
+					bound = batch[len(batch)-1]
+				}
+			})
+			unix.Close(fd)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				yield("", err)
+				return
+			}
+			full := bound != "" || len(batch) > most
+			cut()
+			for _, n := range batch {
+				if !yield(n, nil) {
+					return
+				}
+			}
+			if !full {
+				return
+			}
+			last = batch[len(batch)-1]
+		}
+	}
 }
 
 func sortQuarantined(all []Quarantined) {
@@ -515,19 +606,19 @@ func (q *Queue) putBack(e Quarantined) error {
 		return fmt.Errorf("%w: %s is no directory", ErrNotEpisode, e.Bag())
 	}
 	stage := q.path(puttingBack, e.Name)
-	if err := renameNoReplace(e.Dir, stage); err != nil {
+	if err := q.takeOut(e, stage); err != nil {
 		return err
 	}
 	if err := errors.Join(q.syncDir(q.path(puttingBack)), q.syncDir(filepath.Dir(e.Dir))); err != nil {
-		return errors.Join(err, renameNoReplace(stage, e.Dir))
+		return errors.Join(err, q.putIn(stage, e))
 	}
 	if err := q.unpackEntry(stage, e.ID); err != nil {
 		if _, serr := os.Lstat(filepath.Join(stage, bagName)); serr == nil {
-			err = errors.Join(err, renameNoReplace(stage, e.Dir))
+			err = errors.Join(err, q.putIn(stage, e))
 		}
 		return err
 	}
-	os.Remove(filepath.Dir(e.Dir)) // the day, if that was its last
+	q.dropDay(e.Day)
 	return nil
 }
 
@@ -541,9 +632,9 @@ func (q *Queue) Discard(name string) error {
 	if err != nil {
 		return fmt.Errorf("discard %s: %w", e.Name, err)
 	}
-	gone, err := durable.MoveToTrash(e.Dir, q.path(removingDir))
+	gone, err := q.trash(e)
 	if err == nil {
-		os.Remove(filepath.Dir(e.Dir))
+		q.dropDay(e.Day)
 	}
 	release()
 	if err != nil {
@@ -621,7 +712,7 @@ func readReason(dir string) (Reason, error) {
 	fail := func(err error) (Reason, error) {
 		return Reason{}, fmt.Errorf("read %s: %w", filepath.Join(dir, reasonFile), err)
 	}
-	b, err := readSmall(filepath.Join(dir, reasonFile), 1<<20)
+	b, err := readSmall(filepath.Join(dir, reasonFile), maxReason)
 	if err != nil {
 		return fail(err)
 	}

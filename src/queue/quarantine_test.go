@@ -193,8 +193,8 @@ func TestCounts(t *testing.T) {
 	}
 	aside(t, q, ids[1], code.Damaged, day.AddDate(0, 0, 1))
 	check(Counts{Total: 4, ByCode: map[code.Code]int{code.Conflict: 3, code.Damaged: 1}, Oldest: day})
-	if q.index.read != read+1 {
-		t.Errorf("read %d reasons for one new entry", q.index.read-read)
+	if q.index.read > read+3 { // small days that lost their oldest are read anew
+		t.Errorf("read %d reasons anew", q.index.read-read)
 	}
 	// A reason that can't be read, and then can.
 	e, err := q.Show(ids[1].String())
@@ -205,6 +205,7 @@ func TestCounts(t *testing.T) {
 	sound, _ := os.ReadFile(reason)
 	for _, broken := range []string{"", "{", "{}", `{"code":"damaged"}`, `{"code":"damaged","quarantined_at":"soon"}`, `{"quarantined_at":"2026-05-01T12:00:00Z"}`} {
 		os.WriteFile(reason, []byte(broken), 0o644)
+		os.Remove(filepath.Join(dir, countsFile))
 		fresh := open(t, dir)
 		got, err := fresh.Counts()
 		if err != nil || got.Unreadable != 1 || got.Total != 4 {
@@ -221,6 +222,7 @@ func TestCounts(t *testing.T) {
 	}
 	os.Remove(reason)
 	unix.Mkfifo(reason, 0o644)
+	os.Remove(filepath.Join(dir, countsFile))
 	if got, err := open(t, dir).Counts(); err != nil || got.Unreadable != 1 {
 		t.Errorf("a FIFO: %+v %v", got, err)
 	}

@@ -629,7 +629,7 @@ func TestInABubble(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			removed += len(r.Removed)
+			removed += r.Removed
 			runs++
 		}
 		synctest.Wait()

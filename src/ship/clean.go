@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"cis490/src/code"
+	"cis490/src/liveness"
 	"cis490/src/queue"
 )
 
@@ -23,21 +24,22 @@ func (s *Shipper) cleanForever(ctx context.Context) {
 		}
 		w.Within(s.step)
 		now := time.Now()
+		s.recount(ctx, w)
 		r, err := s.queue.Cleanup(ctx, now, queue.CleanupOptions{
 			KeepDays: s.cfg.Shipper.QuarantineKeepDays, Interval: s.cfg.Shipper.QuarantineCleanupInterval,
 			ClockAgreed: s.facts.clockAgreed(now), Progress: w.Progress,
+			Removed: func(x queue.Removed) {
+				// By the code under which it was set aside, but it is no news of that code.
+				s.log.Info("removed from quarantine: kept long enough", "episode", x.Name, "code", string(x.Code), "age", x.Age.Round(time.Second),
+					"quarantine_keep_days", s.cfg.Shipper.QuarantineKeepDays)
+			},
+			Failed: func(x queue.Failed) {
+				s.log.Error("remove from quarantine; it is tried again", "episode", x.Name, "code", string(x.Code), "err", text(x.Err))
+			},
 		})
 		w.Idle()
-		for _, x := range r.Removed {
-			// By the code under which it was set aside, but it is no news of that code.
-			s.log.Info("removed from quarantine: kept long enough", "episode", x.Name, "code", string(x.Code), "age", x.Age.Round(time.Second),
-				"quarantine_keep_days", s.cfg.Shipper.QuarantineKeepDays)
-		}
-		for _, x := range r.Failed {
-			s.log.Error("remove from quarantine; it is tried again", "episode", x.Name, "code", string(x.Code), "err", text(x.Err))
-		}
-		for _, x := range r.Unreadable {
-			s.log.Warn("kept in quarantine: its reason.json can't be read, so it has no age", "episode", x.Name, "err", text(x.Err))
+		for _, x := range r.Strange {
+			s.log.Warn("kept in quarantine: its reason.json can't be read, so it has no age", "episode", x.Name, "err", text(x.Err), "of", r.Unreadable)
 		}
 		if err != nil && ctx.Err() == nil {
 			s.log.Error("clean up", "err", err.Error())
@@ -55,12 +57,26 @@ func (s *Shipper) cleanForever(ctx context.Context) {
 			s.log.Warn("quarantine not cleaned up: the receiver has not confirmed this host's clock", "fix", code.ClockSkew.Info().Fix)
 		}
 		s.facts.cleanedUp(r.Outcome, now)
-		s.figures.cleanedUp(len(r.Removed))
-		if len(r.Removed) > 0 {
+		s.figures.cleanedUp(r.Removed)
+		if r.Removed > 0 {
 			s.countQuarantine()
 			poke(s.changed)
 		}
 	}
+}
+
+// recount counts days of the quarantine that take longer than a scan pass may.
+func (s *Shipper) recount(ctx context.Context, w *liveness.Worker) {
+	_, whole, err := s.queue.QuickCounts()
+	if err != nil || whole {
+		return
+	}
+	if err := s.queue.Recount(ctx, w.Progress); err != nil && ctx.Err() == nil {
+		s.log.Warn("count what is in quarantine", "err", err.Error())
+		return
+	}
+	s.countQuarantine()
+	poke(s.changed)
 }
 
 // clockPatience is for how long the clean-up waits for the receiver's word on the

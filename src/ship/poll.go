@@ -125,45 +125,48 @@ func (p *poller) poll(ctx context.Context) bool {
 // all the same, so each is put back once for one reason.
 func (p *poller) putBack(ctx context.Context, w wire.Window, clockAgrees bool) {
 	s := p.s
-	entries, err := s.queue.ListCode(code.OutOfWindow)
-	if err != nil {
-		s.log.Warn("look through the quarantine for the receiver's window", "err", err.Error())
-		return
-	}
 	now := time.Now().Round(0)
 	if !clockAgrees {
 		// By the receiver's clock, which is what it judges by.
 		now = now.Add(time.Duration(s.facts.skew() * float64(time.Second)))
 	}
-	var fit []string
-	for _, e := range entries {
+	n, first := 0, ""
+	err := s.queue.Search(ctx, code.OutOfWindow, w.ID, now, p.worker.Progress, func(e queue.Quarantined) (again time.Time) {
 		r := e.Reason
-		if e.Err != nil || r.Started == nil || r.Ended == nil || e.ID.IsZero() {
-			continue
+		if r.Started == nil || r.Ended == nil || e.ID.IsZero() {
+			return time.Time{}
 		}
 		if _, ok := w.Admits(*r.Started, *r.Ended, now); !ok {
-			continue
+			// Time makes nothing fit but what lies ahead.
+			if at := r.Ended.Add(-w.MaxAhead); w.MaxAhead > 0 && at.After(now) {
+				return at
+			}
+			return time.Time{}
 		}
 		if r.WindowID == w.ID {
 			if _, did := w.Admits(*r.Started, *r.Ended, r.QuarantinedAt); did {
-				continue // the receiver sees it otherwise, and its word counts
+				return time.Time{} // the receiver sees it otherwise, and its word counts
 			}
 		}
-		fit = append(fit, e.Name)
+		if _, err := s.queue.Requeue(ctx, queue.Selection{Names: []string{e.Day + "/" + e.Name}}); err != nil {
+			if ctx.Err() == nil {
+				s.log.Warn("put back what fits the receiver's window", "episode", e.Name, "err", err.Error())
+			}
+			return now.Add(time.Minute)
+		}
+		if n++; n == 1 {
+			first = e.Name
+		}
+		return time.Time{}
+	})
+	if err != nil && ctx.Err() == nil {
+		s.log.Warn("look through the quarantine for the receiver's window", "err", err.Error())
 	}
-	if len(fit) == 0 {
-		return
-	}
-	done, err := s.queue.Requeue(ctx, queue.Selection{Names: fit})
-	p.worker.Progress()
-	if len(done) > 0 {
-		s.log.Info("put back: they fit the receiver's window now", "episodes", len(done), "window_id", w.ID, "first", done[0].Name)
+	if n > 0 {
+		s.log.Info("put back: they fit the receiver's window now", "episodes", n, "window_id", w.ID, "first", first)
 		s.sched.returned()
 		s.countQuarantine()
 		poke(s.kicked)
-	}
-	if err != nil && ctx.Err() == nil {
-		s.log.Warn("put back what fits the receiver's window", "err", err.Error())
 	}
 }
 

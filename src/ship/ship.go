@@ -320,10 +320,11 @@ func (s *Shipper) lookAtDisk() {
 	}
 }
 
-// countQuarantine refreshes the figures of the quarantine.
+// countQuarantine refreshes the figures of the quarantine. Days that take long
+// are counted beside the pass, see recount.
 func (s *Shipper) countQuarantine() {
-	if c, err := s.queue.Counts(); err == nil {
-		s.facts.quarantine(c)
+	if c, whole, err := s.queue.QuickCounts(); err == nil {
+		s.facts.quarantine(c, !whole)
 	}
 }
 

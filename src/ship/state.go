@@ -100,6 +100,7 @@ type OldestState struct {
 // QuarantineState is what was set aside.
 type QuarantineState struct {
 	Total      int               `json:"total"`
+	Counting   bool              `json:"counting,omitempty"` // the figures are not all in yet
 	ByCode     map[code.Code]int `json:"by_code,omitempty"`
 	Unreadable int               `json:"unreadable,omitempty"` // entries without a readable reason.json
 	Oldest     *time.Time        `json:"oldest,omitempty"`     // the least quarantined_at
@@ -184,6 +185,7 @@ type facts struct {
 	free     DiskState
 	looked   bool // at the disk
 	counts   queue.Counts
+	counting bool // counts are not all in yet
 	cleaned  time.Time
 	cleanup  queue.Outcome
 	strays   map[string]string
@@ -257,10 +259,10 @@ func (f *facts) disk(free, least int64) (changed, low bool) {
 	return changed, low
 }
 
-func (f *facts) quarantine(c queue.Counts) {
+func (f *facts) quarantine(c queue.Counts, counting bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.counts = c
+	f.counts, f.counting = c, counting
 }
 
 // newTrouble says whether an outage, or its code, is to be reported.
@@ -340,7 +342,7 @@ func (s *Shipper) State() State {
 	st.Scan, st.Disk, st.Poll = f.scanned, f.free, f.poll
 	st.Scan.At = st.Scan.At.UTC().Round(0)
 	st.Poll.ClockAgreedAt = timeOrNil(f.agreed)
-	st.Quarantine = QuarantineState{Total: f.counts.Total, ByCode: f.counts.ByCode, Unreadable: f.counts.Unreadable,
+	st.Quarantine = QuarantineState{Total: f.counts.Total, Counting: f.counting, ByCode: f.counts.ByCode, Unreadable: f.counts.Unreadable,
 		Oldest: timeOrNil(f.counts.Oldest), CleanedAt: timeOrNil(f.cleaned), Cleanup: f.cleanup}
 	f.mu.Unlock()
 	late := map[string]string{}

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 	"strings"
 	"text/tabwriter"
@@ -67,14 +69,13 @@ func quarantineList(load loader) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			entries, err := q.List()
-			if err != nil {
-				return hint(err)
-			}
+			out := bufio.NewWriter(c.OutOrStdout())
 			if asJSON {
-				return writeJSON(c.OutOrStdout(), entries)
+				err = writeJSON(out, q.Entries())
+			} else {
+				err = printQuarantine(out, q.Entries(), cfg.Shipper.QuarantineKeepDays, time.Now())
 			}
-			return printQuarantine(c.OutOrStdout(), entries, cfg.Shipper.QuarantineKeepDays, time.Now())
+			return hint(errors.Join(err, out.Flush()))
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "one JSON document on standard output")
@@ -98,29 +99,44 @@ func asEntry(q queue.Quarantined) entry {
 	return e
 }
 
-func writeJSON(out io.Writer, entries []queue.Quarantined) error {
-	all := []entry{}
-	for _, q := range entries {
-		all = append(all, asEntry(q))
+// writeJSON writes one document without keeping it in memory.
+func writeJSON(out io.Writer, entries iter.Seq2[queue.Quarantined, error]) error {
+	sep := `{"schema":1,"entries":[`
+	for q, err := range entries {
+		if err != nil {
+			return err
+		}
+		b, err := json.MarshalIndent(asEntry(q), "  ", "  ")
+		if err == nil {
+			_, err = fmt.Fprintf(out, "%s\n  %s", sep, b)
+		}
+		if err != nil {
+			return err
+		}
+		sep = ","
 	}
-	e := json.NewEncoder(out)
-	e.SetIndent("", "  ")
-	return e.Encode(struct {
-		Schema  int     `json:"schema"`
-		Entries []entry `json:"entries"`
-	}{1, all})
-}
-
-func printQuarantine(out io.Writer, entries []queue.Quarantined, keepDays int, now time.Time) error {
-	if len(entries) == 0 {
-		_, err := fmt.Fprintln(out, "Nothing is in quarantine.")
+	if sep != "," {
+		_, err := fmt.Fprintln(out, sep+"]}")
 		return err
 	}
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "NAME\tCODE\tAGE\tDETAIL")
+	_, err := fmt.Fprintln(out, "\n]}")
+	return err
+}
+
+// printQuarantine prints each entry as it comes: there may be a million. A name
+// is mostly an id, so that fixed columns stay columns.
+func printQuarantine(out io.Writer, entries iter.Seq2[queue.Quarantined, error], keepDays int, now time.Time) error {
+	const format = "%-36s  %-15s  %-6s  %s\n"
 	counts := map[code.Code]int{}
 	var order []code.Code
-	for _, e := range entries {
+	total := 0
+	for e, err := range entries {
+		if err != nil {
+			return err
+		}
+		if total++; total == 1 {
+			fmt.Fprintf(out, format, "NAME", "CODE", "AGE", "DETAIL")
+		}
 		c, why := string(e.Reason.Code), e.Reason.Detail
 		if e.Err != nil {
 			c, why = "?", e.Err.Error()
@@ -134,9 +150,12 @@ func printQuarantine(out io.Writer, entries []queue.Quarantined, keepDays int, n
 		if !e.Reason.QuarantinedAt.IsZero() {
 			age = ship.Span(now.Sub(e.Reason.QuarantinedAt))
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", printable(e.Name), c, age, printable(why))
+		if _, err := fmt.Fprintf(out, format, printable(e.Name), c, age, printable(why)); err != nil {
+			return err
+		}
 	}
-	if err := w.Flush(); err != nil {
+	if total == 0 {
+		_, err := fmt.Fprintln(out, "Nothing is in quarantine.")
 		return err
 	}
 	fmt.Fprintln(out)

@@ -127,7 +127,11 @@ func printStatus(out io.Writer, st ship.State, live bool, now time.Time) error {
 		row("", "fix: %s", c.Info().Fix)
 	}
 	if q := st.Quarantine; q.Total > 0 {
-		row("quarantine", "%d, oldest %s: cis490-shipper quarantine list", q.Total, ago(q.Oldest))
+		more := ""
+		if q.Counting {
+			more = " (still counting)"
+		}
+		row("quarantine", "%d%s, oldest %s: cis490-shipper quarantine list", q.Total, more, ago(q.Oldest))
 		for _, c := range slices.Sorted(maps.Keys(q.ByCode)) {
 			row("", "%d %s; fix: %s", q.ByCode[c], c, c.Info().Fix)
 		}
