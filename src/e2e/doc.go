@@ -7,4 +7,6 @@
 //	CIS490_E2E_BYTES   bytes of the episode that is cut forty times (default 256 MiB)
 //	CIS490_E2E_OUTAGE  for how long each fault of the path lasts (default 3s); from 30s on with the shipper's own time-outs
 //	CIS490_E2E_TRICKLE for how long an upload trickles (default 20s)
+//	CIS490_SCALE       set: the tests of scale_test.go in full, which takes root, half an hour and 20 GB below TMPDIR
+//	CIS490_E2E_IDLE    for how long TestScale watches an idle shipper (default 5s, in full 10m)
 package e2e

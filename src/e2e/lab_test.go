@@ -405,7 +405,8 @@ type state struct {
 		InFlight int  `json:"in_flight"`
 	} `json:"queue"`
 	Quarantine struct {
-		Total int `json:"total"`
+		Total    int  `json:"total"`
+		Counting bool `json:"counting"`
 	} `json:"quarantine"`
 	Workers []struct {
 		Episode   string `json:"episode"`
