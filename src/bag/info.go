@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -90,7 +89,7 @@ func decimal(s string) (int64, bool) {
 		return 0, false
 	}
 	n, err := strconv.ParseInt(s, 10, 64)
-	return n, err == nil && n <= math.MaxInt64
+	return n, err == nil
 }
 
 // ParseInfo reads a bag-info.txt in UTF-8. It takes every line ending that RFC 8493 allows, continuation lines, and blanks around the colon

@@ -130,9 +130,11 @@ func mountFaulty(t *testing.T) (*faultyFS, string) {
 	}
 	f := &faultyFS{}
 	root := &fs.LoopbackRoot{Path: below, Dev: st.Dev}
+	//lint:ignore SA1019 a NodeWrapChilder is not told which inode it wraps
 	root.NewNode = func(r *fs.LoopbackRoot, _ *fs.Inode, _ string, _ *syscall.Stat_t) fs.InodeEmbedder {
 		return &faultyNode{fs.LoopbackNode{RootData: r}, f}
 	}
+	//lint:ignore SA1019 as above
 	root.RootNode = root.NewNode(root, nil, "", &st)
 	none := time.Duration(0)
 	srv, err := fs.Mount(at, root.RootNode, &fs.Options{AttrTimeout: &none, EntryTimeout: &none,

@@ -475,7 +475,6 @@ func TestFailedHandshakesAreExplained(t *testing.T) {
 	good := l.ca.issue(t, name, now.Add(-hour), now.Add(hour))
 	stale := l.ca.issue(t, name, now.Add(-2*hour), now.Add(-hour))
 	early := l.ca.issue(t, name, now.Add(hour), now.Add(2*hour))
-	noUse := l.ca.issue(t, name, now.Add(-hour), now.Add(hour))
 	stranger := other.ca.issue(t, "elsewhere.example.org", now.Add(-2*hour), now.Add(-hour))
 	alone := other.ca.issue(t, name, now.Add(-hour), now.Add(hour))
 	alone.Certificate = alone.Certificate[:1]
@@ -498,7 +497,7 @@ func TestFailedHandshakesAreExplained(t *testing.T) {
 	os.WriteFile(junk, []byte("junk"), 0o644)
 
 	// A certificate that is trusted but is one of a client.
-	clientOnly := noUse
+	var clientOnly tls.Certificate
 	{
 		key, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		leaf, err := sign(&x509.Certificate{DNSNames: []string{name}, NotBefore: now.Add(-hour), NotAfter: now.Add(hour),

@@ -212,7 +212,7 @@ func (d *Decoder) frame() error {
 // fill reads more of src behind d.in, moving that to the front of its memory when there is little room behind it.
 func (d *Decoder) fill() error {
 	start := len(d.buf.in) - cap(d.in)
-	if d.in == nil || len(d.in) == 0 {
+	if len(d.in) == 0 {
 		start = 0
 		d.in = d.buf.in[:0]
 	} else if free := cap(d.in) - len(d.in); start > 0 && free < len(d.buf.in)/2 {

@@ -79,6 +79,7 @@ func Mount(backing, mnt string) (*FS, error) {
 		return nil, fmt.Errorf("powercut: %w", err)
 	}
 	root := &fs.LoopbackRoot{Path: backing, Dev: uint64(st.Dev)}
+	//lint:ignore SA1019 a NodeWrapChilder is not told which inode it wraps
 	root.NewNode = func(r *fs.LoopbackRoot, _ *fs.Inode, _ string, st *syscall.Stat_t) fs.InodeEmbedder {
 		return &node{LoopbackNode: fs.LoopbackNode{RootData: r}, fs: f, id: f.idOf(st.Ino)}
 	}

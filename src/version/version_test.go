@@ -27,7 +27,7 @@ func TestFrom(t *testing.T) {
 			t.Errorf("from(%q, %+v) = %q, want %q", c.stamped, c.info, got, c.want)
 		}
 	}
-	if String() == "" || String() != String() {
-		t.Error(String())
+	if a, b := String(), String(); a == "" || a != b {
+		t.Error(a, b)
 	}
 }
