@@ -186,49 +186,6 @@ func TestAReceiptThatGotLostIsGivenAgain(t *testing.T) {
 	}
 }
 
-func TestAnEpisodeOfManyFilesArrivesInLittleMemory(t *testing.T) {
-	t.Parallel()
-	r, _, h := pair(t)
-	src := filepath.Join(tempDir(t), "run")
-	const files = 5_000
-	for i := range files {
-		if i%1000 == 0 {
-			if err := os.MkdirAll(filepath.Join(src, fmt.Sprint(i/1000)), 0o755); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := os.WriteFile(filepath.Join(src, fmt.Sprint(i/1000), fmt.Sprintf("sample-%06d.txt", i)), fmt.Appendln(nil, i), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	began := time.Now()
-	id := h.seal(src, "--move")
-	sealed := time.Since(began)
-	if left := names(t, src); len(left) > 0 {
-		t.Errorf("seal --move left %v", left)
-	}
-	began = time.Now()
-	h.start()
-	eventually(t, 60*time.Second, func() string {
-		if len(r.archives(id)) == 0 {
-			return "not stored"
-		}
-		return ""
-	})
-	stored := time.Since(began)
-	eventually(t, 60*time.Second, h.drained)
-	ours, theirs := h.peak(), r.peak()
-	t.Logf("%d files: sealed in %s, stored in %s; memory at most: shipper %d MiB, receiver %d MiB",
-		files, sealed.Round(time.Millisecond), stored.Round(time.Millisecond), ours>>20, theirs>>20)
-	if most := int64(192 << 20); max(ours, theirs) > most {
-		t.Errorf("the shipper took %d bytes of memory and the receiver %d, more than %d", ours, theirs, most)
-	}
-	bag := unpackByStockTools(t, r.archives(id)[0], id)
-	if n := strings.Count(command(t, "find", filepath.Join(bag, "data", "output"), "-type", "f", "-printf", "x\n"), "\n"); n != files {
-		t.Errorf("%d files arrived, want %d", n, files)
-	}
-}
-
 func TestTwoHostsShipAtOnceAndOneIdGoesToTheFirst(t *testing.T) {
 	t.Parallel()
 	r := newReceiver(t)
