@@ -139,10 +139,16 @@ type Error struct {
 	err   error
 }
 
-// Error gives every diagnostic in full, over several lines.
+// maxShown is how many diagnostics are put into words: a file that is no configuration at all has one for each byte.
+const maxShown = 30
+
+// Error gives the diagnostics in full, over several lines; of very many, the first.
 func (e *Error) Error() string {
 	if e.err != nil {
 		return e.err.Error()
+	}
+	if more := len(e.Diags) - maxShown; more > 0 {
+		return render(e.Diags[:maxShown], e.files) + fmt.Sprintf("and %d more", more)
 	}
 	return strings.TrimRight(render(e.Diags, e.files), "\n")
 }

@@ -66,6 +66,7 @@ type decoder struct {
 	diags hcl.Diagnostics
 	// syntax is set when the file is not HCL at all: nothing else was looked at.
 	syntax bool
+	hinted int                  // the line that quoteHint saw last
 	at     map[string]hcl.Range // by path, as in receiver.url: where its value stands
 	listed map[*block]bool      // blocks whose attributes a message has listed already
 	bad    map[string]bool      // paths with an error
@@ -113,13 +114,25 @@ func decode(name string, src []byte, root *block) *decoder {
 // bareValue is an attribute whose value begins like text without its quotes.
 var bareValue = regexp.MustCompile(`^\s*([a-z_]+)\s*=\s*([^\s"\[{(<#].*?)\s*$`)
 
+const maxHinted = 400 // bytes of a line
+
 // quoteHint adds to a syntax error what is usually behind it.
 func (d *decoder) quoteHint(diag *hcl.Diagnostic) {
 	if diag.Subject == nil || !d.syntax {
 		return
 	}
-	start := bytes.LastIndexByte(d.src[:min(diag.Subject.Start.Byte, len(d.src))], '\n') + 1
-	line, _, _ := bytes.Cut(d.src[start:], []byte("\n"))
+	// Once for a line: one that is no text at all has an error at each of its bytes.
+	if d.hinted == diag.Subject.Start.Line {
+		return
+	}
+	d.hinted = diag.Subject.Start.Line
+	at := min(diag.Subject.Start.Byte, len(d.src))
+	from := max(0, at-maxHinted)
+	start := bytes.LastIndexByte(d.src[from:at], '\n') + 1 + from
+	line, _, _ := bytes.Cut(d.src[start:min(start+maxHinted, len(d.src))], []byte("\n"))
+	if len(line) == maxHinted || start == from && from > 0 {
+		return
+	}
 	if m := bareValue.FindSubmatch(line); m != nil && !bytes.ContainsAny(m[2], `"`) {
 		diag.Detail += fmt.Sprintf(" Text has to be in double quotes: %s = \"%s\"", m[1], m[2])
 	}
