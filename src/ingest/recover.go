@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"cis490/src/code"
+	"cis490/src/episode"
 	"cis490/src/pack"
 	"cis490/src/wire"
 )
@@ -82,7 +83,9 @@ func (r *Receiver) readUpload(token string, info, data os.FileInfo) (*upload, er
 	if err != nil {
 		return nil, err
 	}
-	ann.Host = m.Host
+	if ann.Host = m.Host; !episode.ValidHost(m.Host) || m.Length < -1 || m.Proper < 0 {
+		return nil, fmt.Errorf("it says host %.80q, length %d, and %d bytes of a frame", m.Host, m.Length, m.Proper)
+	}
 	last := info.ModTime()
 	if data.ModTime().After(last) {
 		last = data.ModTime()

@@ -3,6 +3,7 @@ package wire
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -125,7 +126,8 @@ func FormatUploadLimit(l UploadLimit) string {
 }
 
 // ParseUploadLimit reads the values of Upload-Limit. Unknown members are
-// ignored; a known one of another type makes the whole field invalid.
+// ignored; a known one of another type, or a negative one, makes the whole field
+// invalid.
 func ParseUploadLimit(values []string) (UploadLimit, error) {
 	var l UploadLimit
 	d, err := dictionary(HeaderUploadLimit, values)
@@ -141,7 +143,10 @@ func ParseUploadLimit(values []string) (UploadLimit, error) {
 			return UploadLimit{}, fmt.Errorf("%s: %w", HeaderUploadLimit, err)
 		}
 	}
-	l.MaxAge = time.Duration(age) * time.Second
+	if l.MaxSize < 0 || age < 0 {
+		return UploadLimit{}, fmt.Errorf("%s: negative", HeaderUploadLimit)
+	}
+	l.MaxAge = time.Duration(min(age, int64(math.MaxInt64/time.Second))) * time.Second
 	return l, nil
 }
 
