@@ -172,8 +172,8 @@ func ReadProblem(r *http.Response) (p Problem, ok bool) {
 	}
 	// The status line is what the connection said; a body that contradicts it is not believed.
 	p.Status = r.StatusCode
-	if _, known := code.Lookup(p.Code); !known {
-		ok = false
+	if i, known := code.Lookup(p.Code); !known || i.Status == 0 {
+		ok = false // no code that a receiver has: a host finds those by itself
 	}
 	if s, err := strconv.ParseInt(r.Header.Get("Retry-After"), 10, 32); err == nil && s > 0 {
 		p.RetryAfter = time.Duration(s) * time.Second

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"mime"
 	"net/http"
 	"regexp"
 	"strconv"
@@ -47,6 +48,9 @@ func FuzzUploadFields(f *testing.F) {
 		}
 		// A field that is there twice is not one value.
 		for _, twice := range [][]string{{s, s}, {s + ", " + s}} {
+			if strings.Contains(s, `"`) {
+				break // a string that goes on over the comma
+			}
 			if _, ok := wire.ParseInteger(twice); ok {
 				t.Fatalf("%q was read as one integer", twice)
 			}
@@ -71,6 +75,7 @@ func FuzzUploadFields(f *testing.F) {
 func FuzzProblem(f *testing.F) {
 	for _, i := range code.All() {
 		b, _ := json.Marshal(wire.NewProblem(i.Code, "detail", time.Unix(1, 0)))
+		f.Add(i.Status, "Application/Problem+json; charset=utf-8", "", "5", b, false)
 		f.Add(i.Status, wire.MediaProblem, "", "5", b, false)
 		f.Add(i.Status, "", string(i.Code), "Fri, 31 Dec 1999 23:59:59 GMT", []byte(nil), true)
 	}
@@ -89,10 +94,10 @@ func FuzzProblem(f *testing.F) {
 		if !ok {
 			return
 		}
-		if _, known := code.Lookup(p.Code); !known {
+		if i, known := code.Lookup(p.Code); !known || i.Status == 0 {
 			t.Fatalf("%+v was taken", p)
 		}
-		if !strings.HasPrefix(media, wire.MediaProblem) && coded != string(p.Code) {
+		if mt, _, _ := mime.ParseMediaType(media); (head || mt != wire.MediaProblem) && coded != string(p.Code) {
 			t.Fatalf("%+v from %q", p, coded)
 		}
 	})
