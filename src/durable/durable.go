@@ -320,24 +320,11 @@ func Lock(path string) (unlock func() error, err error) {
 
 // OpenBeneath opens the regular file rel below the directory root for reading.
 // Neither rel nor anything it passes through may leave root or be a symbolic
-// link (openat2(2) with RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS and
-// RESOLVE_NO_MAGICLINKS), and opening never blocks on a FIFO or a device:
-// anything that is not a regular file is refused with ErrNotRegular.
+// link (see OpenAt), and opening never blocks on a FIFO or a device: anything
+// that is not a regular file is refused with ErrNotRegular.
 func OpenBeneath(root *os.File, rel string) (*os.File, error) {
-	how := unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
-	}
 	name := filepath.Join(root.Name(), rel)
-	var fd int
-	var err error
-	for {
-		// EAGAIN: a rename raced with the resolution (openat2(2)); EINTR: a signal.
-		fd, err = unix.Openat2(int(root.Fd()), rel, &how)
-		if err != unix.EINTR && err != unix.EAGAIN {
-			break
-		}
-	}
+	fd, err := OpenAt(int(root.Fd()), rel, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
 	if err != nil {
 		if err == unix.ELOOP {
 			return nil, &fs.PathError{Op: "open", Path: name, Err: fmt.Errorf("%w: a symbolic link is in the way", ErrNotRegular)}

@@ -299,11 +299,7 @@ func (s *statter) size(path string) (int64, error) {
 	if i := strings.LastIndexByte(path, '/'); i >= 0 {
 		if dir, base = path[:i], path[i+1:]; s.fd < 0 || s.dir != dir {
 			s.close()
-			how := unix.OpenHow{
-				Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-				Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
-			}
-			d, err := retry(func() (int, error) { return unix.Openat2(fd, dir, &how) })
+			d, err := durable.OpenAt(fd, dir, unix.O_PATH|unix.O_DIRECTORY)
 			if err == unix.ELOOP {
 				err = durable.ErrNotRegular
 			}
@@ -325,11 +321,11 @@ func (s *statter) size(path string) (int64, error) {
 	return st.Size, nil
 }
 
-// retry repeats a system call that a signal interrupted, or a rename that raced with it (openat2(2)).
+// retry repeats a system call that a signal interrupted.
 func retry(call func() (int, error)) (int, error) {
 	for {
 		n, err := call()
-		if err != unix.EINTR && err != unix.EAGAIN {
+		if err != unix.EINTR {
 			return n, err
 		}
 	}
@@ -531,14 +527,10 @@ type openedFile struct {
 
 // openFile opens the regular file path below root, through no link, if it has the planned size.
 func openFile(root *os.File, path string, size int64) (*openedFile, error) {
-	how := unix.OpenHow{
-		// O_NONBLOCK: opening a FIFO must not wait for a writer.
-		Flags:   unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
-	}
 	f := &openedFile{root: root, path: path, size: size}
 	var err error
-	f.fd, err = retry(func() (int, error) { return unix.Openat2(int(root.Fd()), path, &how) })
+	// O_NONBLOCK: opening a FIFO must not wait for a writer.
+	f.fd, err = durable.OpenAt(int(root.Fd()), path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
 	switch err {
 	case nil:
 	case unix.ELOOP, unix.ENXIO: // a link in the way; a socket

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cis490/src/durable"
 )
 
 // SkipDir, returned for a directory, passes over what is in it.
@@ -74,21 +76,8 @@ func walk(fd int, rootName, prefix string, fn func(*Entry) error) error {
 	return nil
 }
 
-// openDir opens a directory in the directory dir. The name has one element, so that O_NOFOLLOW alone would do; openat2 also keeps
-// magic links of /proc and automounts' tricks out, where the kernel has it.
 func openDir(dir int, name string) (int, error) {
-	const flags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
-	how := unix.OpenHow{Flags: flags, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS}
-	for {
-		fd, err := unix.Openat2(dir, name, &how)
-		switch err {
-		case unix.EINTR, unix.EAGAIN: // EAGAIN: a rename raced with it (openat2(2))
-			continue
-		case unix.ENOSYS, unix.EPERM: // Linux before 5.6, or a container's filter that does not know the call
-			return unix.Openat(dir, name, flags, 0)
-		}
-		return fd, err
-	}
+	return durable.OpenAt(dir, name, unix.O_RDONLY|unix.O_DIRECTORY)
 }
 
 func lstat(dir int, name string, st *unix.Stat_t) error {
