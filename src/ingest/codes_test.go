@@ -539,7 +539,7 @@ func TestReceiverBusy(t *testing.T) {
 // A body that stalls is cut after stall_timeout; one that trickles is not, and
 // holds nobody up.
 func TestStallAndTrickle(t *testing.T) {
-	g := newRig(t, func(c *config.Receiver) { c.Limits.StallTimeout = 300 * time.Millisecond; c.Limits.UploadsPerHost = 1 })
+	g := newRig(t, func(c *config.Receiver) { c.Limits.StallTimeout = 700 * time.Millisecond; c.Limits.UploadsPerHost = 1 })
 	p := g.host.big(26, 2)
 	path := g.host.begin(p)
 	body := &cutBody{b: p.bytes()[:1_200_000], wait: make(chan struct{})}
@@ -550,7 +550,7 @@ func TestStallAndTrickle(t *testing.T) {
 	go func() { _, err := g.host.try(r); done <- err }()
 	waitFor(t, "the upload to be under way", func() bool { return g.r.slots.inUse() == 1 })
 	waitFor(t, "the stalled body to be cut", func() bool { return g.r.slots.inUse() == 0 })
-	if d := time.Since(began); d < 300*time.Millisecond || d > 5*time.Second {
+	if d := time.Since(began); d < 700*time.Millisecond || d > 5*time.Second {
 		t.Errorf("cut after %s", d)
 	}
 	close(body.wait)
@@ -588,7 +588,7 @@ func TestStallAndTrickle(t *testing.T) {
 	r.body = io.Reader(slow)
 	began = time.Now()
 	receipt(t, g.host.do(r), p, code.Stored)
-	if time.Since(began) < 500*time.Millisecond {
+	if time.Since(began) < 700*time.Millisecond {
 		t.Error("that was no trickle")
 	}
 }
