@@ -245,6 +245,16 @@ func TestResumeFreesWhatWasAcknowledged(t *testing.T) {
 	}
 }
 
+// marked waits until the remover has written its mark, which it does after the
+// acknowledgement.
+func marked(t *testing.T, q *Queue) {
+	t.Helper()
+	eventually(t, "the mark is there", func() bool {
+		_, ok := q.loadFreed()
+		return ok
+	})
+}
+
 func TestResumeLooksAtLaterFiles(t *testing.T) {
 	dir := t.TempDir()
 	q := locked(t, dir)
@@ -252,6 +262,7 @@ func TestResumeLooksAtLaterFiles(t *testing.T) {
 	q.now = func() time.Time { return at }
 	first := episode.NewID()
 	ack(t, q, first, seal(t, dir, first))
+	marked(t, q)
 	at = at.Add(time.Second)
 	second := episode.NewID()
 	ack(t, q, second, bag.Digest{})
