@@ -202,6 +202,15 @@ func (s *Server) first() (err error) {
 	return err
 }
 
+// Replace makes s give the certificates of with, which is not used otherwise. Log
+// stays.
+func (s *Server) Replace(with *Server) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stale, s.fresh, s.cert = with.stale, with.fresh, with.cert
+	s.tried, s.failed = time.Time{}, false
+}
+
 // current is the certificate to use now.
 func (s *Server) current() *tls.Certificate {
 	s.mu.Lock()

@@ -132,6 +132,7 @@ func New(cfg config.Receiver, d Deps) (_ *Receiver, err error) {
 	if r.cert, err = serverIdentity(cfg); err != nil {
 		return nil, err
 	}
+	r.cert.Log = r.log
 	for _, dir := range []string{cfg.StateDir, cfg.RunDir} {
 		if err := durable.MkdirAll(dir, 0o750); err != nil {
 			return nil, err
@@ -332,7 +333,7 @@ func (r *Receiver) close() {
 }
 
 // Reload reads the configuration anew with load and takes over its window, hosts,
-// limits, max_skew and upload_max_age. With an error everything stays as it was.
+// limits, max_skew, upload_max_age and certificate. With an error everything stays as it was.
 func (r *Receiver) Reload(load func() (config.Receiver, error)) error {
 	_ = r.notifier.Reloading()
 	defer func() { _ = r.notifier.Ready() }()
@@ -349,6 +350,11 @@ func (r *Receiver) Reload(load func() (config.Receiver, error)) error {
 
 func (r *Receiver) apply(next config.Receiver) error {
 	old := r.settings.Load().cfg
+	// Anew even where nothing in the configuration changed: the files may have.
+	cert, err := serverIdentity(next)
+	if err != nil {
+		return err
+	}
 	if err := r.hosts.Declare(next.Hosts); err != nil {
 		return err
 	}
@@ -359,7 +365,6 @@ func (r *Receiver) apply(next config.Receiver) error {
 		{"listen", old.Listen, next.Listen},
 		{"metrics_listen", old.MetricsListen, next.MetricsListen},
 		{"operator_group", old.OperatorGroup, next.OperatorGroup},
-		{"tls", fmt.Sprint(old.TLS), fmt.Sprint(next.TLS)},
 		{"limits.min_free", fmt.Sprint(old.Limits.MinFree), fmt.Sprint(next.Limits.MinFree)},
 		{"limits.header_bytes", fmt.Sprint(old.Limits.HeaderBytes), fmt.Sprint(next.Limits.HeaderBytes)},
 	} {
@@ -368,8 +373,9 @@ func (r *Receiver) apply(next config.Receiver) error {
 		}
 	}
 	next.StateDir, next.RunDir, next.Listen, next.MetricsListen = old.StateDir, old.RunDir, old.Listen, old.MetricsListen
-	next.OperatorGroup, next.TLS = old.OperatorGroup, old.TLS
+	next.OperatorGroup = old.OperatorGroup
 	next.Limits.MinFree, next.Limits.HeaderBytes = old.Limits.MinFree, old.Limits.HeaderBytes
+	r.cert.Replace(cert)
 	s := newSettings(next)
 	r.settings.Store(s)
 	r.log.Info("configuration reloaded", "window", s.window.ID, "hosts", len(next.Hosts))

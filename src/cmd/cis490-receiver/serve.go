@@ -22,8 +22,9 @@ func serveCommand(file *string) *cobra.Command {
 way may end for five seconds, the rest is cut at a frame's end and resumed later,
 and what was received in full is still stored. A second signal ends it at once.
 
-SIGHUP reads the configuration again and takes over window, hosts, limits, max_skew
-and upload_max_age; a configuration with a mistake changes nothing.`,
+SIGHUP reads the configuration again and takes over window, hosts, limits, max_skew,
+upload_max_age and the certificate, whose files are read anew; a mistake in any of it
+changes nothing.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			hup := make(chan os.Signal, 1)
