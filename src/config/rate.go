@@ -193,9 +193,6 @@ func (l RateLimit) Next(t time.Time) time.Time {
 	return time.Time{}
 }
 
-// Limits says whether there is, or will be, any limit.
-func (l RateLimit) Limits() bool { return l.Default != RateUnlimited || len(l.Windows) > 0 }
-
 func rate(p *Rate) kind {
 	k := text(nil, fmt.Sprintf(`bytes per second from %s/s to %s/s, such as "20MB/s", or "unlimited", or "off"`, minRate, maxRate), nil)
 	k.form.Pattern = sizePattern + "/s|unlimited|off"

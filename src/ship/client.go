@@ -60,15 +60,12 @@ func newTransport(cfg config.LabHost, id *identity.Client, p *pace) *http.Transp
 			})
 		},
 	}
-	dial := d.DialContext
-	if p.limit.Limits() {
-		dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
-			c, err := d.DialContext(ctx, network, addr)
-			if err != nil {
-				return nil, err
-			}
-			return p.conn(c), nil
+	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := d.DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
 		}
+		return p.conn(c), nil
 	}
 	t := &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,

@@ -6,6 +6,7 @@ import (
 	"math"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -26,10 +27,11 @@ const (
 )
 
 // pace is the limit of all uploads together: one bucket of bytes on the wire, TLS
-// and headers included. It does not judge, and nobody judges the time that is
+// and headers included. It counts them too. It does not judge, and nobody judges the time that is
 // spent in it by more than a moment.
 type pace struct {
 	limit config.RateLimit
+	sent  atomic.Int64 // bytes on the wire since the start
 
 	mu      sync.Mutex
 	bucket  *rate.Limiter // nil: no limit
@@ -137,7 +139,7 @@ func (s *Shipper) paceForever(ctx context.Context) {
 func (p *pace) state() RateState {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	st := RateState{Limit: p.now.String(), Window: p.window, Until: timeOrNil(p.next), Off: p.now == config.RateOff, BytesPerSecond: max(0, int64(p.now))}
+	st := RateState{Limit: p.now.String(), Window: p.window, Until: timeOrNil(p.next), Off: p.now == config.RateOff, BytesPerSecond: max(0, int64(p.now)), WireBytes: p.sent.Load()}
 	if !p.next.IsZero() {
 		then, _ := p.limit.At(p.next)
 		st.Then = then.String()
@@ -170,6 +172,7 @@ func (c *pacedConn) Write(b []byte) (n int, err error) {
 			}
 		}
 		k, err := c.Conn.Write(part)
+		c.pace.sent.Add(int64(k))
 		n += k
 		if err != nil || n == len(b) {
 			return n, err

@@ -39,6 +39,7 @@ type State struct {
 	Summary    string          `json:"summary"` // one line, as in systemctl status
 	Success    *SuccessState   `json:"last_success,omitempty"`
 	Last       *CodeState      `json:"last_code,omitempty"`
+	Problem    *CodeState      `json:"last_problem,omitempty"` // the last code that was no success
 	Path       PathState       `json:"path"`
 	Queue      QueueState      `json:"queue"`
 	Quarantine QuarantineState `json:"quarantine"`
@@ -126,6 +127,7 @@ type PollState struct {
 type RateState struct {
 	Limit          string     `json:"limit"`            // as in the configuration
 	BytesPerSecond int64      `json:"bytes_per_second"` // 0: no limit, or off
+	WireBytes      int64      `json:"wire_bytes"`       // sent since the start of the process or its last reload
 	Off            bool       `json:"off"`
 	Window         string     `json:"window,omitempty"` // the rate_window that it is from
 	Until          *time.Time `json:"until,omitempty"`  // when another one holds, if within a week
@@ -181,6 +183,7 @@ type facts struct {
 	mu       sync.Mutex
 	success  SuccessState
 	last     CodeState
+	problem  CodeState
 	scanned  ScanState
 	free     DiskState
 	looked   bool // at the disk
@@ -207,6 +210,9 @@ func (f *facts) outcome(c code.Code, detail string) {
 		f.last = CodeState{Code: c, Since: now}
 	}
 	f.last.Detail, f.last.At = detail, now
+	if c.Class() != code.Done {
+		f.problem = f.last
+	}
 }
 
 func (f *facts) shipped(id episode.ID, c code.Code) {
@@ -338,6 +344,11 @@ func (s *Shipper) State() State {
 		v := f.last
 		v.Since, v.At = v.Since.UTC().Round(0), v.At.UTC().Round(0)
 		st.Last = &v
+	}
+	if f.problem.Code != "" {
+		v := f.problem
+		v.Since, v.At = v.Since.UTC().Round(0), v.At.UTC().Round(0)
+		st.Problem = &v
 	}
 	st.Scan, st.Disk, st.Poll = f.scanned, f.free, f.poll
 	st.Scan.At = st.Scan.At.UTC().Round(0)

@@ -22,17 +22,25 @@ import (
 )
 
 func statusCommand(file *string) *cobra.Command {
-	var asJSON bool
+	var asJSON, live bool
 	c := &cobra.Command{
 		Use:   "status",
 		Short: "Say what is shipped, what waits and what is wrong",
 		Long: `Asks the running shipper for its state. If none runs, shows the state that the
-last one left, says so, and exits with status 1.`,
+last one left, says so, and exits with status 1.
+
+With --watch, shows it until q or Ctrl-C is pressed, drawn anew every second: what
+waits, how fast it goes, each upload, the last receipt, the last problem and its
+fix. Where standard output is no terminal it writes a line when something changes,
+with --json a document a line every second.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := config.LoadLabHost(*file)
 			if err != nil {
 				return err
+			}
+			if live {
+				return watch(c.Context(), cfg.RunDir, c.OutOrStdout(), asJSON)
 			}
 			st, live, err := state(c.Context(), cfg.RunDir)
 			if err != nil {
@@ -42,10 +50,7 @@ last one left, says so, and exits with status 1.`,
 			if asJSON {
 				e := json.NewEncoder(out)
 				e.SetIndent("", "  ")
-				err = e.Encode(struct {
-					Live bool `json:"live"` // false: left by a shipper that is not running
-					ship.State
-				}{live, st})
+				err = e.Encode(liveState{live, st})
 			} else {
 				err = printStatus(out, st, live, time.Now())
 			}
@@ -56,7 +61,14 @@ last one left, says so, and exits with status 1.`,
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "one JSON document on standard output")
+	c.Flags().BoolVarP(&live, "watch", "w", false, "show it until q is pressed, drawn anew every second")
 	return c
+}
+
+// liveState is a state as JSON.
+type liveState struct {
+	Live bool `json:"live"` // false: left by a shipper that is not running
+	ship.State
 }
 
 // state asks the running shipper, or reads what the last one left.
