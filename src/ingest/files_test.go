@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
@@ -225,7 +226,10 @@ func TestRangeCost(t *testing.T) {
 	g := newRig(t)
 	p := g.host.episode(episode.File{Path: "output/a.bin", Data: noise(9, 48<<20)}, episode.File{Path: "output/b.bin", Data: noise(10, 1<<20)})
 	receipt(t, g.host.post(p), p, code.Stored)
-	tr := &http.Transport{Dial: func(string, string) (net.Conn, error) { return net.Dial("unix", SocketPath(g.cfg.RunDir)) }}
+	var d net.Dialer
+	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return d.DialContext(ctx, "unix", SocketPath(g.cfg.RunDir))
+	}}
 	defer tr.CloseIdleConnections()
 	for _, name := range []string{"a.bin", "b.bin"} {
 		before := charsRead(t)

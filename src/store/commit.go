@@ -233,7 +233,8 @@ func (s *Store) prepareFile(e *entry, table []byte, w Worker) error {
 	if err := eintr(func() error { return unix.Fchmod(fd, fileMode) }); err != nil {
 		return &fs.PathError{Op: "chmod", Path: e.ArchiveFile, Err: err}
 	}
-	if err := s.flushLarge(fd, e.row.Receipt.ArchiveSize, w); err == nil && e.ArchiveFD != nil {
+	err = s.flushLarge(fd, e.row.Receipt.ArchiveSize, w)
+	if err == nil && e.ArchiveFD != nil {
 		err = eintr(func() error { return s.os.fsync(int(e.ArchiveFD.Fd())) })
 	}
 	if err != nil {

@@ -174,6 +174,51 @@ func TestOneFault(t *testing.T) {
 	}
 }
 
+// TestUploadFlushFails: when the flush of an upload fails, through whichever
+// descriptor, nothing is acknowledged, and the file is gone: nobody knows what is in it.
+func TestUploadFlushFails(t *testing.T) {
+	for _, own := range []bool{false, true} {
+		t.Run(fmt.Sprintf("own descriptor=%v", own), func(t *testing.T) {
+			sys := systemCalls()
+			fsync, upload, fails := sys.fsync, "", 0
+			sys.fsync = func(fd int) error {
+				if at, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); err == nil && at == upload {
+					if fails--; fails == 0 {
+						return unix.EIO
+					}
+				}
+				return fsync(fd)
+			}
+			s := openStore(t, scratch(t), sys)
+			upload = filepath.Join(s.IncomingDir(), "up")
+			it := item("h1", start, 100)
+			try := it
+			if err := os.WriteFile(upload, it.Archive, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			try.Archive, try.ArchiveFile, try.Frames = nil, "up", oneFrame(100)
+			fails = 1
+			if own {
+				f, err := os.OpenFile(upload, os.O_RDWR, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer f.Close()
+				try.ArchiveFD, fails = f, 2 // the second of its flushes
+			}
+			_, _, err := s.Commit(context.Background(), try)
+			wantCode(t, err, code.ReceiverError)
+			if _, err := os.Lstat(upload); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("the upload is there still: %v", err)
+			}
+			if n := checkWhole(t, s); n != 0 {
+				t.Errorf("%d stored", n)
+			}
+			mustCommit(t, s, it, code.Stored)
+		})
+	}
+}
+
 // TestUndoFails: the flush of the names fails and so does taking them away.
 // Nothing may come of it but an error, then a clean second attempt.
 func TestUndoFails(t *testing.T) {
