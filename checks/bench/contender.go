@@ -14,6 +14,7 @@ type contender struct {
 	name    string
 	durable bool     // it flushes each episode before it reports it; else a sync of the file system is timed
 	linked  bool     // it goes over a network
+	slow    bool     // minutes with many small files: in the first round only
 	needs   []string // programs
 	run     func(ctx context.Context, p place) (result, error)
 }

@@ -33,8 +33,8 @@ func peers(self string) []contender {
 		rsync(rsyncZstd, 1, false, "--fsync", "-z", "--compress-choice=zstd"),
 		{name: tusdName, linked: true, needs: []string{"tusd"}, run: func(ctx context.Context, p place) (result, error) { return tus(ctx, p, self) }},
 		{name: resticName, linked: true, needs: []string{"restic", "rclone"}, run: restic},
-		{name: "rclone to WebDAV, then sync", linked: true, needs: []string{"rclone"}, run: func(ctx context.Context, p place) (result, error) { return rclone(ctx, p, "webdav") }},
-		{name: "rclone to S3, then sync", linked: true, needs: []string{"rclone"}, run: func(ctx context.Context, p place) (result, error) { return rclone(ctx, p, "s3") }},
+		{name: "rclone to WebDAV, then sync", linked: true, slow: true, needs: []string{"rclone"}, run: func(ctx context.Context, p place) (result, error) { return rclone(ctx, p, "webdav") }},
+		{name: "rclone to S3, then sync", linked: true, slow: true, needs: []string{"rclone"}, run: func(ctx context.Context, p place) (result, error) { return rclone(ctx, p, "s3") }},
 		{name: spawnedName, linked: true, durable: true, needs: []string{"tar", "zstd", "curl", "xargs"}, run: func(ctx context.Context, p place) (result, error) { return spawned(ctx, p, self) }},
 	}
 }

@@ -5,26 +5,26 @@ import (
 	"slices"
 )
 
-// printTransfers prints one row for each contender: medians, and how many times
-// as long as ours it took in each round.
+// printTransfers prints one row for each contender: medians of its rounds, and how
+// many times as long as ours it took in the same round.
 func (b *bench) printTransfers(workload, variant string, s shape) {
 	ours := b.records.of(workload, variant, oursName)
 	head := workload
 	if variant != "" {
 		head += ", " + variant
 	}
-	fmt.Printf("\n%s: %s; medians of %d rounds\n\n", head, s, len(ours))
-	fmt.Println("| contender | wall s | CPU s, client + server | peak RSS MiB, client + server | MB/s | episodes/s | its time / ours: median | min to max |")
-	fmt.Println("|---|---|---|---|---|---|---|---|")
-	for _, name := range b.records.names(contenderOf) {
-		rs := b.records.of(workload, variant, name)
+	fmt.Printf("\n%s: %s\n\n", head, s)
+	fmt.Println("| contender | wall s | CPU s, client + server | peak RSS MiB, client + server | MB/s | episodes/s | its time / ours: median | min to max | rounds |")
+	fmt.Println("|---|---|---|---|---|---|---|---|---|")
+	for _, c := range b.all {
+		rs := b.records.of(workload, variant, c.name)
 		if len(rs) == 0 {
 			continue
 		}
 		wall := rs.median(func(r record) float64 { return r.Wall })
 		ratio := ratios(ours, rs)
-		fmt.Printf("| %s | %.2f | %s | %s | %s | %s | %.2f | %.2f to %.2f |\n", name, wall, rs.cpu(), rs.rss(), number(float64(rs[0].Bytes)/1e6/wall), number(float64(rs[0].Episodes)/wall),
-			quantile(ratio, 0.5), slices.Min(ratio), slices.Max(ratio))
+		fmt.Printf("| %s | %.2f | %s | %s | %s | %s | %.2f | %.2f to %.2f | %d |\n", c.name, wall, rs.cpu(), rs.rss(), number(float64(rs[0].Bytes)/1e6/wall), number(float64(rs[0].Episodes)/wall),
+			quantile(ratio, 0.5), slices.Min(ratio), slices.Max(ratio), len(rs))
 	}
 }
 

@@ -34,7 +34,7 @@ func (s shape) make(ctx context.Context, dir string, seed uint64) ([]string, err
 		return s.makeBig(ctx, dir, seed)
 	}
 	var ids []string
-	batch := max(1, 16<<20/(s.files*s.fileSize))
+	batch := max(1, 64<<20/(s.files*s.fileSize))
 	start := time.Now().Add(-time.Hour)
 	for done := 0; done < s.episodes; done += batch {
 		var specs []episode.Spec
