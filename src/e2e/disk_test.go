@@ -19,7 +19,7 @@ import (
 	"cis490/src/episode"
 )
 
-// faultyFS is a directory seen through FUSE whose reads of one file hang or fail.
+// faultyFS is a directory seen through FUSE whose reads of one file, or way to it, hang or fail.
 type faultyFS struct {
 	mu    sync.Mutex
 	name  string        // reads of files of this name are at fault
@@ -102,6 +102,14 @@ func (n *faultyNode) Open(ctx context.Context, flags uint32) (fs.FileHandle, uin
 		h = &faultyFile{lf, n.f, filepath.Base(n.Path(n.Root()))}
 	}
 	return h, fl | fuse.FOPEN_DIRECT_IO, e
+}
+
+// Lookup makes a file or directory that cannot even be found: its name in a fault is "look up NAME".
+func (n *faultyNode) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
+	if e := n.f.read(ctx, "look up "+name); e != 0 {
+		return nil, e
+	}
+	return n.LoopbackNode.Lookup(ctx, name, out)
 }
 
 func (n *faultyNode) Create(ctx context.Context, name string, flags, mode uint32, out *fuse.EntryOut) (*fs.Inode, fs.FileHandle, uint32, syscall.Errno) {

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -225,6 +226,7 @@ type host struct {
 	conf   settings
 	notify *notifySocket // nil: none
 	env    []string
+	user   *syscall.Credential // who the shipper runs as; nil: who the test does
 }
 
 // newHost makes a lab host that ships to url, with quick back-off; it does not start the shipper. The receiver does not
@@ -268,7 +270,7 @@ func (r *receiver) allow(hosts ...*host) {
 func (h *host) start() {
 	h.t.Helper()
 	h.conf.write(h.t, h.config)
-	h.process = start(h.t, h.dir, append(h.notify.env(h.notify.watchdog()), h.env...), program("cis490-shipper"), "run", "--config", h.config)
+	h.process = startAs(h.t, h.user, h.dir, append(h.notify.env(h.notify.watchdog()), h.env...), program("cis490-shipper"), "run", "--config", h.config)
 }
 
 func (h *host) cli(args ...string) string {

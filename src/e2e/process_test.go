@@ -28,6 +28,12 @@ var logs atomic.Int64
 // start runs a program until it ends or the test does.
 func start(t *testing.T, dir string, env []string, name string, args ...string) *process {
 	t.Helper()
+	return startAs(t, nil, dir, env, name, args...)
+}
+
+// startAs is start as another user.
+func startAs(t *testing.T, user *syscall.Credential, dir string, env []string, name string, args ...string) *process {
+	t.Helper()
 	p := &process{t: t, cmd: exec.Command(name, args...), done: make(chan struct{})}
 	p.log = filepath.Join(dir, fmt.Sprintf("%s-%d.log", filepath.Base(name), logs.Add(1)))
 	f, err := os.Create(p.log)
@@ -37,7 +43,7 @@ func start(t *testing.T, dir string, env []string, name string, args ...string) 
 	defer f.Close()
 	p.cmd.Stdout, p.cmd.Stderr = f, f
 	p.cmd.Env = append(os.Environ(), env...)
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Credential: user}
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
