@@ -132,7 +132,7 @@ func TestPlainCurlUploadsInOnePostAndInThreePieces(t *testing.T) {
 	whole := readFile(t, packed[1])
 	pieces := []int{0, 1_000_001, 2_345_678, len(whole)} // none at a frame's end
 	for i := range 3 {
-		status, header, body = curl(t, r, h, "--head", upload)
+		status, header, _ = curl(t, r, h, "--head", upload)
 		if status != 204 || header["upload-offset"] != strconv.Itoa(pieces[i]) || header["upload-complete"] != "?0" {
 			t.Fatalf("HEAD before piece %d: %d %v, want offset %d", i, status, header, pieces[i])
 		}

@@ -168,7 +168,6 @@ type packed struct {
 	facts  episode.Facts
 	frames [][]byte
 	tar    []int64 // tar bytes in each frame
-	plan   *pack.Plan
 }
 
 func (p *packed) bytes() []byte { return bytes.Join(p.frames, nil) }

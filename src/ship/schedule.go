@@ -622,13 +622,6 @@ func (s *scheduler) returned() {
 	s.cond.Broadcast()
 }
 
-// setBackoff changes the bounds of the back-off.
-func (s *scheduler) setBackoff(b backoff) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.backoff = b
-}
-
 // pathView is the state of the path for people.
 type pathView struct {
 	held             bool

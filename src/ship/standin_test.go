@@ -52,10 +52,9 @@ type standin struct {
 }
 
 type upload struct {
-	ann    wire.Announcement
-	data   []byte // whole frames only
-	frames []pack.FrameInfo
-	held   wire.Held
+	ann  wire.Announcement
+	data []byte // whole frames only
+	held wire.Held
 }
 
 func newStandin() *standin {

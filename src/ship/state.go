@@ -186,7 +186,6 @@ type facts struct {
 	problem  CodeState
 	scanned  ScanState
 	free     DiskState
-	looked   bool // at the disk
 	counts   queue.Counts
 	counting bool // counts are not all in yet
 	cleaned  time.Time

@@ -25,9 +25,6 @@ import (
 // it stands, without a byte more being held at the receiver.
 const maxRestarts = 4
 
-// errLeft says that the episode is no longer in the queue.
-var errLeft = errors.New("the episode is not in the queue any more")
-
 // sent is what came of sending one episode.
 type sent struct {
 	facts   episode.Facts // zero when they could not be read
