@@ -53,12 +53,13 @@ func (f *faultyFS) holding() int {
 func (f *faultyFS) read(ctx context.Context, name string) syscall.Errno {
 	f.mu.Lock()
 	wait, errno := f.wait, f.errno
-	if name != f.name || wait == nil || errno != 0 {
+	if name != f.name || wait == nil {
 		f.mu.Unlock()
-		if wait != nil && name == f.name {
-			return errno
-		}
 		return 0
+	}
+	if errno != 0 {
+		f.mu.Unlock()
+		return errno
 	}
 	f.held++
 	f.mu.Unlock()

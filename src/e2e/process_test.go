@@ -94,15 +94,50 @@ func (p *process) alive() bool {
 	}
 }
 
-// peak is the most memory that it has had, in bytes (proc_pid_status(5), VmHWM).
-func (p *process) peak() (n int64) {
+// peak is the most memory that it has had, in bytes.
+func (p *process) peak() int64 {
 	p.t.Helper()
-	for line := range strings.Lines(readFile(p.t, fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))) {
+	return highWater([]byte(readFile(p.t, fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))))
+}
+
+// highWater is VmHWM of proc_pid_status(5), in bytes.
+func highWater(status []byte) (n int64) {
+	for line := range strings.Lines(string(status)) {
 		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
 			fmt.Sscan(rest, &n)
 		}
 	}
 	return n << 10
+}
+
+// measured runs a command and gives what it wrote, its standard error too, and
+// the most memory that it was seen to have, in bytes. What getrusage(2) says of a
+// child is never below what its parent had.
+func measured(cmd *exec.Cmd) (out []byte, peak int64, err error) {
+	var b bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &b, &b
+	if err := cmd.Start(); err != nil {
+		return nil, 0, err
+	}
+	ended, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid)) // empty once it has ended
+			if exe, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", cmd.Process.Pid)); exe == cmd.Path {
+				peak = max(peak, highWater(status))
+			}
+			select {
+			case <-ended:
+				return
+			case <-time.After(2 * time.Millisecond):
+			}
+		}
+	}()
+	err = cmd.Wait()
+	close(ended)
+	<-done
+	return b.Bytes(), peak, err
 }
 
 func (p *process) output() string {

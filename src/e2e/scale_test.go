@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -192,7 +191,13 @@ func TestScale(t *testing.T) {
 		}
 		return time.Since(began)
 	}
-	pass()
+	// READY=1 does not wait for the control socket, whose name a former process may just be giving up.
+	eventually(t, 10*time.Second, func() string {
+		if _, err := ctl.Push(context.Background()); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
 	time.Sleep(pick(3*time.Second, 6*time.Second)) // what has just changed is read twice
 	var took []time.Duration
 	before := h.cpu()
@@ -255,14 +260,13 @@ func TestScale(t *testing.T) {
 	// All of the quarantine listed, in little memory.
 	cmd := exec.Command(program("cis490-shipper"), "quarantine", "list", "--config", h.config)
 	began = time.Now()
-	out, err := cmd.Output()
+	out, peak, err := measured(cmd)
 	if err != nil {
 		t.Fatal(err)
 	}
-	use := cmd.ProcessState.SysUsage().(*syscall.Rusage)
-	t.Logf("quarantine list: %d lines in %s, %d MiB", strings.Count(string(out), "\n"), time.Since(began).Round(time.Millisecond), use.Maxrss>>10)
-	if use.Maxrss<<10 > shipperMemory {
-		t.Errorf("quarantine list took %d KiB", use.Maxrss)
+	t.Logf("quarantine list: %d lines in %s, %d MiB", strings.Count(string(out), "\n"), time.Since(began).Round(time.Millisecond), peak>>20)
+	if peak > shipperMemory {
+		t.Errorf("quarantine list took %d bytes of memory", peak)
 	}
 
 	// A fifth of it expires.
