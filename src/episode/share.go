@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cis490/src/durable"
 	"cis490/src/tree"
 )
 
@@ -78,20 +79,12 @@ func (s *sealing) hand() error {
 		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 			need = 0o070
 		}
-		fail := func(err error) error {
+		if st.Gid == own.Gid && st.Mode&need == need {
+			return nil
+		}
+		changed = true
+		if err := alter(int(s.root.Fd()), path, st, int(own.Gid), st.Mode&0o7777|need); err != nil {
 			return fmt.Errorf("give it to the group of the queue: %w", &fs.PathError{Op: "chmod", Path: s.dir + "/" + path, Err: err})
-		}
-		if st.Gid != own.Gid {
-			changed = true
-			if err := unix.Fchownat(int(s.root.Fd()), path, -1, int(own.Gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
-				return fail(err)
-			}
-		}
-		if st.Mode&need != need {
-			changed = true
-			if err := unix.Fchmodat(int(s.root.Fd()), path, st.Mode&0o7777|need, 0); err != nil {
-				return fail(err)
-			}
 		}
 		return nil
 	}
@@ -131,4 +124,29 @@ func (s *sealing) hand() error {
 		return &fs.PathError{Op: "syncfs", Path: s.dir, Err: err}
 	}
 	return nil
+}
+
+// alter gives what was seen at path, as st, a group and a mode. Whoever owns the
+// tree may have put something else there meanwhile, such as a link to a file that
+// only root may change: then the error is ESTALE, or OpenAt's.
+func alter(dir int, path string, st *unix.Stat_t, gid int, mode uint32) error {
+	fd, err := durable.OpenAt(dir, path, unix.O_PATH)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var is unix.Stat_t
+	if err := unix.Fstat(fd, &is); err != nil {
+		return err
+	}
+	if is.Ino != st.Ino || is.Dev != st.Dev || is.Mode != st.Mode {
+		return unix.ESTALE
+	}
+	if int(st.Gid) != gid {
+		if err := unix.Fchownat(fd, "", -1, gid, unix.AT_EMPTY_PATH); err != nil {
+			return err
+		}
+	}
+	// fchmod(2) takes no such descriptor. chown may have cleared bits of the mode, so it comes last.
+	return unix.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), mode)
 }

@@ -73,3 +73,56 @@ func TestSharedQueue(t *testing.T) {
 		}
 	}
 }
+
+// Sealing as root must not let the owner of the tree have a file elsewhere changed.
+func TestAlterChangesNothingThatWasPutInPlace(t *testing.T) {
+	dir, elsewhere := t.TempDir(), filepath.Join(t.TempDir(), "shadow")
+	write(t, elsewhere, "secret")
+	if err := os.Chmod(elsewhere, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	for name, put := range map[string]func(path string) error{
+		"a link":             func(p string) error { return os.Symlink(elsewhere, p) },
+		"another file":       func(p string) error { return os.WriteFile(p, nil, 0o600) },
+		"a link to the way":  func(p string) error { return os.Symlink(filepath.Dir(elsewhere), p) },
+		"nothing but itself": nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := "sub/file"
+			file := filepath.Join(dir, path)
+			write(t, file, "x")
+			defer os.RemoveAll(filepath.Join(dir, "sub"))
+			keep, err := os.Open(file) // its inode number is not used again
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer keep.Close()
+			var st unix.Stat_t
+			if err := unix.Lstat(file, &st); err != nil {
+				t.Fatal(err)
+			}
+			if put != nil {
+				if err := os.Remove(file); err != nil {
+					t.Fatal(err)
+				}
+				if err := put(file); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := alter(int(root.Fd()), path, &st, os.Getgid(), 0o777); (err == nil) != (put == nil) {
+				t.Errorf("alter: %v", err)
+			}
+			if fi, err := os.Stat(elsewhere); err != nil || fi.Mode() != 0o600 {
+				t.Errorf("elsewhere: %v, %v", fi, err)
+			}
+			if fi, err := os.Stat(file); put == nil && (err != nil || fi.Mode() != 0o777) {
+				t.Errorf("the file itself: %v, %v", fi, err)
+			}
+		})
+	}
+}
