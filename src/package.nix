@@ -21,7 +21,7 @@ let
       fileset = lib.fileset.unions [ ../go.mod ../go.sum ../src ];
     };
     # the NAR hash of what "go mod vendor" makes: nix hash path vendor
-    vendorHash = "sha256-cHh3Abm3jizQafeyqTovjpAyiscIGzrRLB+ezR1Tuxk=";
+    vendorHash = "sha256-XjoRCjB3V3Fq5iNwxC1GV4XjT8G+pum7hy01CiOW7uY=";
     subPackages = map (name: "src/cmd/${name}") (lib.attrNames about);
     env.CGO_ENABLED = 0;
     ldflags = [ "-s" "-w" "-X cis490/src/version.stamped=${version}" ];
