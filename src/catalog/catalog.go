@@ -357,8 +357,7 @@ func (c *Catalog) Insert(ctx context.Context, rows []Row) error {
 			if old.Damaged == "" || old.Facts.Digest != r.Facts.Digest {
 				continue
 			}
-			sums.add(&old, -1)
-			if _, err := tx.ExecContext(ctx, `DELETE FROM episodes WHERE id = ?`, r.Facts.ID[:]); err != nil {
+			if err := remove(ctx, tx, &old, sums); err != nil {
 				return err
 			}
 			if _, err := ins.ExecContext(ctx, values(r)...); err != nil {
@@ -372,6 +371,13 @@ func (c *Catalog) Insert(ctx context.Context, rows []Row) error {
 		return fmt.Errorf("insert %d episodes into the catalogue: %w", len(rows), err)
 	}
 	return nil
+}
+
+// remove takes a row out that is to be inserted anew.
+func remove(ctx context.Context, tx *sql.Tx, old *Row, sums sums) error {
+	sums.add(old, -1)
+	_, err := tx.ExecContext(ctx, `DELETE FROM episodes WHERE id = ?`, old.Facts.ID[:])
+	return err
 }
 
 // Replace makes the rows what the catalogue says of their episodes, whatever
@@ -396,8 +402,7 @@ func (c *Catalog) Replace(ctx context.Context, rows []Row) (added, changed int, 
 				continue
 			default:
 				changed++
-				sums.add(&old, -1)
-				if _, err := tx.ExecContext(ctx, `DELETE FROM episodes WHERE id = ?`, r.Facts.ID[:]); err != nil {
+				if err := remove(ctx, tx, &old, sums); err != nil {
 					return err
 				}
 			}

@@ -16,6 +16,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"cis490/src/config"
@@ -222,4 +223,12 @@ func checkConfig(path *string, example func() string, load func(string, ...confi
 	c.Flags().BoolVar(&show, "example", false, "print a commented example instead")
 	c.Flags().BoolVar(&noFiles, "no-files", false, "do not look at the files and groups that it names, as when it is for another machine")
 	return c
+}
+
+// Count is a number of things for people.
+func Count(n int64, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return humanize.Comma(n) + " " + many
 }

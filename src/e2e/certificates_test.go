@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -25,15 +24,6 @@ func (r *receiver) served() *x509.Certificate {
 	}
 	defer c.Close()
 	return c.ConnectionState().PeerCertificates[0]
-}
-
-func (r *receiver) reload(changes ...string) {
-	r.t.Helper()
-	r.conf.with(changes...)
-	r.conf.write(r.t, r.config)
-	if err := r.cmd.Process.Signal(syscall.SIGHUP); err != nil {
-		r.t.Fatal(err)
-	}
 }
 
 // SIGHUP makes the receiver take another CA, other names or another certificate, and the shipper another key; its CA it

@@ -85,12 +85,7 @@ func TestABitThatFlipsDuringTheUploadIsFound(t *testing.T) {
 	id := h.seal(src)
 	p.rate.Store(8 << 20)
 	h.start()
-	eventually(t, 20*time.Second, func() string {
-		if n := p.up.Load(); n < 4<<20 {
-			return fmt.Sprintf("%d bytes sent", n)
-		}
-		return ""
-	})
+	eventually(t, 20*time.Second, p.passed(4<<20))
 	flip(t, filepath.Join(h.data, "sealed", id, "data/output/capture.bin"), 8*(23<<20))
 	p.rate.Store(0)
 	eventually(t, 20*time.Second, func() string { return h.setAside(1) })

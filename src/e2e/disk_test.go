@@ -317,12 +317,7 @@ func TestAReceiverWhoseDiskFillsUpInMidUploadIsWaitedFor(t *testing.T) {
 	id := h.seal(src)
 	p.rate.Store(8 << 20)
 	h.start()
-	eventually(t, 20*time.Second, func() string {
-		if n := p.up.Load(); n < 4<<20 {
-			return fmt.Sprintf("%d bytes sent", n)
-		}
-		return ""
-	})
+	eventually(t, 20*time.Second, p.passed(4<<20))
 	filler := fill(t, disk)
 	eventually(t, 20*time.Second, func() string { return h.held(code.ReceiverFull) })
 	p.rate.Store(0)

@@ -452,3 +452,17 @@ func pair(t *testing.T, changes ...string) (*receiver, *proxy, *host) {
 	r.start()
 	return r, p, h
 }
+
+// reload sends SIGHUP with a changed configuration.
+func (p *process) reload(file string, conf settings, changes ...string) {
+	p.t.Helper()
+	conf.with(changes...)
+	conf.write(p.t, file)
+	if err := p.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func (r *receiver) reload(changes ...string) { r.process.reload(r.config, r.conf, changes...) }
+
+func (h *host) reload(changes ...string) { h.process.reload(h.config, h.conf, changes...) }

@@ -376,3 +376,13 @@ func (c *noticed) Close() error {
 	c.once.Do(func() { close(c.gone) })
 	return err
 }
+
+// passed says whether n bytes have come from the shipper.
+func (p *proxy) passed(n int64) func() string {
+	return func() string {
+		if got := p.up.Load(); got < n {
+			return fmt.Sprintf("%d bytes of %d came", got, n)
+		}
+		return ""
+	}
+}

@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -24,16 +23,6 @@ func randomDir(t *testing.T, size int) string {
 		t.Fatal(err)
 	}
 	return dir
-}
-
-// reload sends SIGHUP with a changed configuration.
-func (h *host) reload(changes ...string) {
-	h.t.Helper()
-	h.conf.with(changes...)
-	h.conf.write(h.t, h.config)
-	if err := h.cmd.Process.Signal(syscall.SIGHUP); err != nil {
-		h.t.Fatal(err)
-	}
 }
 
 // All uploads together keep to the limit within 5 %, as a proxy counts them, also after a reload; at 10 kB/s nothing is taken

@@ -22,12 +22,7 @@ func TestAStopInMidUploadParksItAndTheNextStartGoesOn(t *testing.T) {
 	id := h.seal(src)
 	p.rate.Store(4 << 20)
 	h.start()
-	eventually(t, 20*time.Second, func() string {
-		if n := p.up.Load(); n < 6<<20 {
-			return fmt.Sprintf("%d bytes sent", n)
-		}
-		return ""
-	})
+	eventually(t, 20*time.Second, p.passed(6<<20))
 	asked := time.Now()
 	if status := h.stop(20 * time.Second); status != 0 {
 		t.Errorf("exit status %d after SIGTERM, want 0", status)
@@ -56,12 +51,7 @@ func TestAStopLetsAnUploadThatSoonEndsEnd(t *testing.T) {
 	id := h.seal(src)
 	p.rate.Store(4 << 20)
 	h.start()
-	eventually(t, 20*time.Second, func() string {
-		if n := p.up.Load(); n < 2<<20 {
-			return fmt.Sprintf("%d bytes sent", n)
-		}
-		return ""
-	})
+	eventually(t, 20*time.Second, p.passed(2<<20))
 	if status := h.stop(25 * time.Second); status != 0 {
 		t.Errorf("exit status %d after SIGTERM, want 0", status)
 	}
@@ -155,12 +145,7 @@ func TestAReceiptThatGotLostIsGivenAgain(t *testing.T) {
 	id := h.seal(src)
 	p.rate.Store(4 << 20)
 	h.start()
-	eventually(t, 20*time.Second, func() string {
-		if n := p.up.Load(); n < 2<<20 {
-			return fmt.Sprintf("%d bytes sent", n)
-		}
-		return ""
-	})
+	eventually(t, 20*time.Second, p.passed(2<<20))
 	p.deaf.Store(true)
 	eventually(t, 20*time.Second, func() string {
 		if len(r.archives(id)) == 0 {
@@ -369,12 +354,7 @@ func TestAReloadSendsTheUploadUnderWayOnToTheNewAddressFromItsLastFrame(t *testi
 	id := h.seal(src)
 	p.rate.Store(4 << 20)
 	h.start()
-	eventually(t, 20*time.Second, func() string {
-		if n := p.up.Load(); n < 6<<20 {
-			return fmt.Sprintf("%d bytes sent", n)
-		}
-		return ""
-	})
+	eventually(t, 20*time.Second, p.passed(6<<20))
 	h.conf.with(fmt.Sprintf("receiver.url = %q", other.url()))
 	h.conf.write(t, h.config)
 	if err := h.cmd.Process.Signal(syscall.SIGHUP); err != nil {

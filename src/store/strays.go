@@ -5,6 +5,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -53,25 +54,15 @@ func (b *scrubber) level(path string, depth int) error {
 }
 
 func (b *scrubber) unread(path string, err error) error {
-	b.found(Finding{Kind: FoundUnread, Path: join(episodesName, path), What: err.Error()})
+	b.found(Finding{Kind: FoundUnread, Path: filepath.Join(episodesName, path), What: err.Error()})
 	return nil
-}
-
-func join(dir, name string) string {
-	switch {
-	case dir == "":
-		return name
-	case name == "":
-		return dir
-	}
-	return dir + "/" + name
 }
 
 func (b *scrubber) entry(dir int, path string, e fs.DirEntry, depth int) error {
 	b.p.Files++
 	b.progress()
 	name := e.Name()
-	full := join(path, name)
+	full := filepath.Join(path, name)
 	if depth < 4 {
 		if e.IsDir() && levelName(name, depth) {
 			return b.level(full, depth+1)

@@ -41,11 +41,4 @@ func printJSON(w io.Writer, v any) error {
 
 func size(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
 
-func count(n int64, one, many string) string {
-	if n == 1 {
-		return "1 " + one
-	}
-	return humanize.Comma(n) + " " + many
-}
-
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

@@ -243,7 +243,7 @@ func (f *sealFlags) report(c *cobra.Command, s episode.Sealed) error {
 			err = printJSON(c.OutOrStdout(), resultOf(s))
 		}
 	} else {
-		_, err = fmt.Fprintf(c.OutOrStdout(), "sealed %s: %s, %s, in %s\n", s.ID, count(s.Files, "file", "files"), size(s.Size), s.Dir)
+		_, err = fmt.Fprintf(c.OutOrStdout(), "sealed %s: %s, %s, in %s\n", s.ID, cli.Count(s.Files, "file", "files"), size(s.Size), s.Dir)
 	}
 	if err != nil {
 		return err
@@ -259,7 +259,7 @@ func (f *sealFlags) report(c *cobra.Command, s episode.Sealed) error {
 		return text + ")"
 	})
 	if n := int64(len(s.Skipped)); n > 0 && !f.skipped {
-		return fmt.Errorf("the episode is sealed, but %s could not travel; with --allow-skipped that is no failure", count(n, "thing in it", "things in it"))
+		return fmt.Errorf("the episode is sealed, but %s could not travel; with --allow-skipped that is no failure", cli.Count(n, "thing in it", "things in it"))
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cis490/src/bag"
+	"cis490/src/cli"
 	"cis490/src/episode"
 )
 
@@ -111,9 +112,9 @@ func (s *shown) print(out io.Writer) error {
 			shownAlready[l] = true
 		}
 	}
-	row("payload", count(s.Files, "file", "files")+", "+size(s.Size))
+	row("payload", cli.Count(s.Files, "file", "files")+", "+size(s.Size))
 	if s.LeftOut > 0 {
-		row("left out", count(s.LeftOut, "thing", "things")+", which files.jsonl names")
+		row("left out", cli.Count(s.LeftOut, "thing", "things")+", which files.jsonl names")
 	}
 	if s.Digest != nil {
 		row("bag digest", s.Digest.String())

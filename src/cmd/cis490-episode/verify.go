@@ -71,11 +71,11 @@ func (v *verdict) print(w io.Writer) (err error) {
 	}
 	switch {
 	case !v.Valid:
-		say("%s: invalid, %s:\n", v.Bag, count(int64(len(v.Faults)), "fault", "faults"))
+		say("%s: invalid, %s:\n", v.Bag, cli.Count(int64(len(v.Faults)), "fault", "faults"))
 	case v.Episode != nil:
-		say("%s: valid, episode %s, %s, %s\n", v.Bag, v.Episode, count(v.Files, "file", "files"), size(v.Size))
+		say("%s: valid, episode %s, %s, %s\n", v.Bag, v.Episode, cli.Count(v.Files, "file", "files"), size(v.Size))
 	default:
-		say("%s: valid, BagIt %s, %s, %s\n", v.Bag, v.BagIt, count(v.Files, "file", "files"), size(v.Size))
+		say("%s: valid, BagIt %s, %s, %s\n", v.Bag, v.BagIt, cli.Count(v.Files, "file", "files"), size(v.Size))
 	}
 	for _, f := range v.Faults {
 		say("  %s\n", f)

@@ -113,7 +113,7 @@ func listTable(ctx context.Context, out io.Writer, o *ingest.OperatorClient, f c
 	if err := errors.Join(err, w.Flush()); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(out, "%d episodes, payload %s, stored as %s\n", n, bytesText(size), bytesText(archive))
+	_, err = fmt.Fprintf(out, "%s, payload %s, stored as %s\n", cli.Count(int64(n), "episode", "episodes"), bytesText(size), bytesText(archive))
 	return err
 }
 
@@ -159,7 +159,7 @@ func episodesShow(file *string) *cobra.Command {
 				for _, kv := range [][2]string{
 					{"episode", e.Receipt.Episode.String()}, {"host", e.Receipt.Host}, {"bag digest", e.Receipt.BagDigest.String()},
 					{"outcome", e.Outcome}, {"started", e.Started.UTC().Format(time.RFC3339)}, {"ended", e.Ended.UTC().Format(time.RFC3339)},
-					{"payload", fmt.Sprintf("%s (%d bytes) in %d files", bytesText(e.Size), e.Size, e.Files)},
+					{"payload", fmt.Sprintf("%s (%d bytes) in %s", bytesText(e.Size), e.Size, cli.Count(int64(e.Files), "file", "files"))},
 					{"archive", fmt.Sprintf("%s (%d bytes)", e.Archive, e.Receipt.ArchiveSize)},
 					{"stored", fmt.Sprintf("%s by version %s, window %s", e.Receipt.StoredAt.UTC().Format(time.RFC3339), e.Receipt.ReceiverVersion, e.Receipt.WindowID)},
 					{"copy", state},
@@ -199,7 +199,7 @@ the bag digest of the receipt. Exit status 1 if one of them is not sound.`,
 						fmt.Fprintf(c.OutOrStdout(), "%s  BAD: %s\n", id, printable(err.Error()))
 						continue
 					}
-					fmt.Fprintf(c.OutOrStdout(), "%s  sound: %d files, %s\n", id, s.Files, bytesText(s.Bytes))
+					fmt.Fprintf(c.OutOrStdout(), "%s  sound: %s, %s\n", id, cli.Count(int64(s.Files), "file", "files"), bytesText(s.Bytes))
 				}
 				if bad > 0 {
 					return fmt.Errorf("%d of %d episodes are not sound", bad, len(ids))

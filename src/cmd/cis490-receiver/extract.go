@@ -63,7 +63,7 @@ func episodesFiles(file *string) *cobra.Command {
 					_, err := a.Open(below)
 					return err
 				}
-				_, err = fmt.Fprintf(c.OutOrStdout(), "%d files, %s\n", n, bytesText(size))
+				_, err = fmt.Fprintf(c.OutOrStdout(), "%s, %s\n", cli.Count(int64(n), "file", "files"), bytesText(size))
 				return err
 			})
 		},
@@ -154,7 +154,7 @@ func extractPath(c *cobra.Command, file string, id episode.ID, name, into string
 		if err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(c.OutOrStdout(), "%s  %d files, %s, verified\n", into, out.Files, bytesText(out.Bytes))
+		_, err = fmt.Fprintf(c.OutOrStdout(), "%s  %s, %s, verified\n", into, cli.Count(int64(out.Files), "file", "files"), bytesText(out.Bytes))
 		return err
 	})
 }
