@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cis490/src/cli"
 	"cis490/src/ingest"
 )
 
@@ -27,7 +28,7 @@ or not whole.`,
 				for _, f := range r.Faults {
 					fmt.Fprintln(c.OutOrStdout(), printable(f))
 				}
-				fmt.Fprintf(c.OutOrStdout(), "%d episodes: %d added, %d changed, %d missing, %d damaged\n", r.Episodes, r.Added, r.Changed, r.Missing, r.Damaged)
+				fmt.Fprintf(c.OutOrStdout(), "%s: %d added, %d changed, %d missing, %d damaged\n", cli.Count(r.Episodes, "episode", "episodes"), r.Added, r.Changed, r.Missing, r.Damaged)
 				if r.Missing+r.Damaged > 0 {
 					return errors.New("the store is not whole; see above")
 				}

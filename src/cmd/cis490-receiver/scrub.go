@@ -128,7 +128,7 @@ func findingText(f store.Finding) string {
 }
 
 func reportText(r store.ScrubReport, order []store.Kind, kinds map[store.Kind]int, took time.Duration) string {
-	s := fmt.Sprintf("%s episodes, %s read in %s: ", humanize.Comma(r.Episodes), bytesText(r.Bytes), took.Round(10*time.Millisecond))
+	s := fmt.Sprintf("%s, %s read in %s: ", cli.Count(r.Episodes, "episode", "episodes"), bytesText(r.Bytes), took.Round(10*time.Millisecond))
 	if r.Faults() == 0 {
 		s += "all sound"
 		if r.Mended > 0 {
