@@ -86,8 +86,8 @@ limits {
   # episode_size = "64GiB"
 
   # Most files in one episode.
-  # Allowed: 1 to 100000000. Default: 200000.
-  # episode_files = 200000
+  # Allowed: 1 to 100000000. Default: 2000000.
+  # episode_files = 2000000
 
   # Most bytes that one received byte may decompress to.
   # Allowed: 1 to 1000000. Default: 1000.
@@ -108,6 +108,16 @@ limits {
   # Free space on state_dir's file system that no upload may eat into.
   # Allowed: 0B to 1024TiB. Default: 1GiB.
   # min_free = "1GiB"
+
+  # What the receiver's memory is kept below, whatever arrives. With more of it, more uploads are
+  # verified at a time.
+  # Allowed: 96MiB to 1TiB. Default: 128MiB.
+  # memory = "128MiB"
+
+  # Most connections at once, and a quarter of them for one host. Beyond it, those that wait
+  # longest for a request are closed.
+  # Allowed: 16 to 1000000. Default: 512.
+  # connections = 512
 
   # Most bytes in the header of a request.
   # Allowed: 4KiB to 1MiB. Default: 16KiB.

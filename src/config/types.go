@@ -106,6 +106,8 @@ type Limits struct {
 	UploadsPerHost      int
 	PartialBytesPerHost Size // bytes of unfinished uploads kept per host
 	MinFree             Size // free space kept on the store's file system
+	Memory              Size // of the receiver as a whole
+	Connections         int  // at once
 	HeaderBytes         int
 	StallTimeout        time.Duration
 }

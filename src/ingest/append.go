@@ -5,6 +5,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -45,8 +46,10 @@ func (x *exchange) viaUpload(ann wire.Announcement, body []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := u.absorb(body); err != nil {
-		return x.refuse(u, t, err)
+	for part := range slices.Chunk(body, readSize) {
+		if err := u.absorb(part); err != nil {
+			return x.refuse(u, t, err)
+		}
 	}
 	a, err := x.finish(u, t)
 	if err != nil {
@@ -187,8 +190,11 @@ func (x *exchange) receive(u *upload, whole bool) error {
 	return x.receiveIn(u, t, whole)
 }
 
+// readSize is how much of a body is read at a time: more than TLS has in a record.
+const readSize = 32 << 10
+
 // bodyBuffers are what bodies are read into.
-var bodyBuffers = sync.Pool{New: func() any { return new(make([]byte, 64<<10)) }}
+var bodyBuffers = sync.Pool{New: func() any { return new(make([]byte, readSize)) }}
 
 // receiveIn receives the body in its turn t, which it ends, and answers.
 func (x *exchange) receiveIn(u *upload, t *turn, whole bool) error {

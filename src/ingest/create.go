@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,7 +40,9 @@ func (x *exchange) create() error {
 		return err
 	}
 	if small {
-		return x.small(ann)
+		if n := bufferSize(x.req.ContentLength); x.r.bodies.take(x.host, n) {
+			return x.small(ann, resumable, sync.OnceFunc(func() { x.r.bodies.give(x.host, n) }))
+		}
 	}
 	return x.createUpload(ann, length, complete, resumable)
 }
@@ -141,10 +144,22 @@ func buffer(n int64) (b []byte, free func()) {
 	return make([]byte, 0, n), func() {}
 }
 
+// bufferSize is how much memory buffer(n) takes up.
+func bufferSize(n int64) int64 {
+	for i := range buffers {
+		if c := int64(buffers[i].size); n <= c {
+			return c
+		}
+	}
+	return n
+}
+
 // small receives a whole short body into memory, verifies it and stores it. This
 // is the way of nearly all episodes, so it makes no upload, no file of its own and
-// no goroutine. If it is cut, the host sends it again.
-func (x *exchange) small(ann wire.Announcement) error {
+// no goroutine. If it is cut, the host sends it again. give gives the body's memory
+// back.
+func (x *exchange) small(ann wire.Announcement, resumable bool, give func()) error {
+	defer give()
 	l := x.st.cfg.Limits
 	if err := x.r.slots.take(x.host, l.Uploads, l.UploadsPerHost); err != nil {
 		return err
@@ -157,9 +172,14 @@ func (x *exchange) small(ann wire.Announcement) error {
 	defer room.Release()
 
 	body, free := buffer(x.req.ContentLength)
+	free = sync.OnceFunc(free)
 	defer free()
 	body = body[:x.req.ContentLength]
-	if err := x.readFull(body); err != nil {
+	switch err := x.readFull(body); {
+	case err == errSlow:
+		room.Release()
+		return x.slow(ann, body[:x.bytes], resumable, func() { free(); give() })
+	case err != nil:
 		return err
 	}
 	frames, size, err := scanAll(body)
@@ -167,18 +187,23 @@ func (x *exchange) small(ann wire.Announcement) error {
 		return err
 	}
 	b := newBounds(ann, l)
-	if size < 0 || size > maxFrame {
+	if size < 0 || size > maxFrame || !x.r.bodies.take(x.host, bufferSize(size)) {
 		// Much content from few bytes, or an unknown amount: decode it bit by bit, from a file.
 		return x.viaUpload(ann, body)
 	}
+	defer x.r.bodies.give(x.host, bufferSize(size))
 	content, freeContent := buffer(size)
 	defer freeContent()
-	if content, err = pack.DecodeFrame(content, body, int(size)); err != nil {
+	acquire(x.r.decoders, int64(len(body)))
+	content, err = pack.DecodeFrame(content, body, int(size))
+	x.r.decoders.Release(int64(len(body)))
+	if err != nil {
 		return undecodable(err, 0)
 	}
+	b.verify.Spill = x.r.spill
 	verified, err := pack.Verify(&inMemory{content}, ann.Facts, b.verify)
 	if err != nil {
-		return err
+		return own(err)
 	}
 	receipt, c, err := x.r.store.Commit(x.r.base, store.Item{
 		Facts: ann.Facts, WindowID: x.st.window.ID, Run: verified.Run, Archive: body, Frames: frames,
@@ -188,6 +213,33 @@ func (x *exchange) small(ann wire.Announcement) error {
 	}
 	x.r.noteStored(x.event(), c, receipt)
 	return x.receipt(c, receipt)
+}
+
+// errSlow says that a short body does not arrive soon.
+var errSlow = errors.New("the body is slow")
+
+// slow makes an upload of a short body of which only got has arrived so far, and
+// gives its memory back.
+func (x *exchange) slow(ann wire.Announcement, got []byte, resumable bool, give func()) error {
+	u, err := x.newUpload(ann, x.req.ContentLength)
+	if err != nil {
+		return err
+	}
+	if resumable {
+		x.creation = [][2]string{{"Location", u.path()}, {wire.HeaderUploadLimit, u.limit(x)}}
+		x.interim(x.creation...)
+	}
+	t, err := u.take(x)
+	if err != nil {
+		return err
+	}
+	for part := range slices.Chunk(got, readSize) {
+		if err := u.absorb(part); err != nil {
+			return x.refuse(u, t, err)
+		}
+	}
+	give()
+	return x.receiveIn(u, t, true)
 }
 
 // scanAll finds the frames of a whole body, and the size of their content, -1 if
@@ -219,9 +271,10 @@ func scanAll(body []byte) (frames []pack.FrameInfo, size int64, err error) {
 	return frames, size, nil
 }
 
-// readFull reads the body, whose length is known, into p.
+// readFull reads the body, whose length is known, into p. Its error may be errSlow.
 func (x *exchange) readFull(p []byte) error {
 	stall := x.st.cfg.Limits.StallTimeout
+	began := time.Now()
 	x.bodyRead = true
 	for int(x.bytes) < len(p) {
 		_ = x.rc.SetReadDeadline(time.Now().Add(stall))
@@ -230,6 +283,10 @@ func (x *exchange) readFull(p []byte) error {
 		if err != nil && int(x.bytes) < len(p) {
 			x.bodyDone = true // there is nothing more to come
 			return x.cut(err)
+		}
+		if int(x.bytes) < len(p) && time.Since(began) > x.r.slowBody {
+			x.r.counts.received.Add(int(x.bytes))
+			return errSlow
 		}
 	}
 	x.bodyDone = true

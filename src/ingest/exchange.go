@@ -1,7 +1,6 @@
 package ingest
 
 import (
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -146,15 +145,13 @@ func notAllowed(allow string) error {
 	return &plainError{status: http.StatusMethodNotAllowed, detail: "this path takes " + allow, header: [][2]string{{"Allow", allow}}}
 }
 
-// identify finds the host whose key spoke. That the client holds the key was
-// proved by the handshake (RFC 8446, section 4.4.3); nothing else about its
-// certificate matters.
+// identify finds the host whose key spoke.
 func (x *exchange) identify() (err error) {
-	t := x.req.TLS
-	if t == nil || len(t.PeerCertificates) == 0 {
+	c, ok := x.req.Context().Value(connKey{}).(*conn)
+	if !ok || !c.hasKey {
 		return code.New(code.HostUnknown, "the connection carries no client certificate; the host's is in identity/ below its data_dir")
 	}
-	x.key = sha256.Sum256(t.PeerCertificates[0].RawSubjectPublicKeyInfo)
+	x.key = c.key
 	x.host, err = x.r.hosts.Lookup(x.key)
 	return err
 }

@@ -56,6 +56,7 @@ func serveFile(o Operator, w http.ResponseWriter, req *http.Request) error {
 	if err != nil {
 		return err
 	}
+	defer a.Close()
 	path := req.PathValue("path")
 	f, err := a.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -103,6 +104,7 @@ func (w *wholeDigest) WriteHeader(status int) {
 func openArchive(f io.ReaderAt, row catalog.Row) (*pack.Archive, error) {
 	a, err := pack.OpenArchive(f, row.Receipt.ArchiveSize)
 	if err == nil && a.Digest() != row.Facts.Digest {
+		a.Close()
 		err = code.New(code.DigestMismatch, "the bag digest is %s, the receipt says %s", a.Digest(), row.Facts.Digest)
 	}
 	if err != nil {

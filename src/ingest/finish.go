@@ -48,7 +48,7 @@ func (u *upload) complete(began time.Time) *attempt {
 		u.check.whole = true // also of one that has ended
 	} else if u.valid == nil && !u.big {
 		// A new one, for an upload of a former process or one that was left alone for long.
-		u.check = u.startCheck()
+		u.check = u.startCheck(true)
 		u.check.whole = true
 	}
 	u.more.Broadcast()
@@ -148,8 +148,6 @@ func (u *upload) verified() (*pack.Verified, []pack.FrameInfo, error) {
 		final = u.final
 		u.mu.Unlock()
 		switch {
-		case check.err == errDeferred:
-			big = true
 		case check.err != nil && final != nil:
 			return nil, nil, endedBy(final)
 		case check.err != nil:

@@ -20,7 +20,6 @@ package ingest
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -32,6 +31,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 
 	"cis490/src/config"
 	"cis490/src/durable"
@@ -71,8 +72,12 @@ type Receiver struct {
 	operator net.Listener
 	slots    slots
 	audits   slots
-	decoders chan struct{} // one token for each frame that is decoded at a time
-	streams  chan struct{} // one token for each upload that is verified as a stream
+	shares   shares
+	bodies   *budget             // bytes of short bodies in memory
+	frames   *budget             // frames of uploads under way
+	decoders *semaphore.Weighted // bytes of frames that are decoded
+	checks   *semaphore.Weighted // verifications under way
+	streams  lanes               // uploads that are verified as a stream
 	counts   *counters
 	notes    notes
 
@@ -83,7 +88,8 @@ type Receiver struct {
 	uploads map[string]*upload // by token
 
 	progressEvery time.Duration // between interim answers
-	maxTags       int64
+	slowBody      time.Duration // after which a short body is kept in a file
+	verifying     atomic.Int64  // verifications that have a place in checks
 
 	stopping chan struct{}  // closed when bodies are to end
 	work     sync.WaitGroup // verifications, commits and flushes under way
@@ -106,7 +112,6 @@ const (
 func New(cfg config.Receiver, d Deps) (_ *Receiver, err error) {
 	r := &Receiver{
 		log: d.Log, notifier: d.Notifier, tracker: liveness.NewTracker(), now: d.Now,
-		decoders: make(chan struct{}, maxDecoders), streams: make(chan struct{}, maxStreams),
 		uploads: map[string]*upload{}, stopping: make(chan struct{}), wake: make(chan struct{}, 1),
 	}
 	if r.log == nil {
@@ -115,10 +120,15 @@ func New(cfg config.Receiver, d Deps) (_ *Receiver, err error) {
 	if r.now == nil {
 		r.now = time.Now
 	}
-	r.progressEvery, r.maxTags = progressEvery, maxTags
+	r.progressEvery, r.slowBody = progressEvery, slowBody
+	r.shares = newShares(int64(cfg.Limits.Memory), cfg.Limits.Uploads)
 	if d.tune != nil {
 		d.tune(r)
 	}
+	r.bodies, r.frames = newBudget(r.shares.bodies), newBudget(r.shares.frames)
+	r.decoders = semaphore.NewWeighted(r.shares.decode)
+	r.checks = semaphore.NewWeighted(int64(r.shares.checks))
+	r.streams = lanes{all: semaphore.NewWeighted(r.shares.streams), hosts: map[string]*lane{}}
 	r.started = r.now()
 	r.base, r.cancel = context.WithCancel(context.Background())
 	r.slots.hosts, r.audits.hosts = map[string]int{}, map[string]int{}
@@ -229,7 +239,10 @@ func (r *Receiver) Store() *store.Store { return r.store }
 func (r *Receiver) Run(ctx context.Context) error {
 	defer r.close()
 	cfg := r.settings.Load().cfg
+	conns := newConns(r.listener, r.cert.Config(), cfg.Limits.Connections, r.hosts.Lookup, r.log)
 	srv := &http.Server{
+		ConnState:         conns.state,
+		ConnContext:       withConn,
 		Handler:           r,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
@@ -246,7 +259,7 @@ func (r *Receiver) Run(ctx context.Context) error {
 			failed <- fmt.Errorf("%s: %w", what, err)
 		}
 	}
-	go serve(srv, tls.NewListener(&limitedListener{Listener: r.listener, max: maxConns}, r.cert.Config()), "serve "+r.listener.Addr().String())
+	go serve(srv, conns, "serve "+r.listener.Addr().String())
 	go serve(op, r.operator, "serve the operator socket")
 	side, stopSide := context.WithCancel(context.WithoutCancel(ctx))
 	var scrubbing sync.WaitGroup
@@ -367,6 +380,8 @@ func (r *Receiver) apply(next config.Receiver) error {
 		{"operator_group", old.OperatorGroup, next.OperatorGroup},
 		{"limits.min_free", fmt.Sprint(old.Limits.MinFree), fmt.Sprint(next.Limits.MinFree)},
 		{"limits.header_bytes", fmt.Sprint(old.Limits.HeaderBytes), fmt.Sprint(next.Limits.HeaderBytes)},
+		{"limits.memory", fmt.Sprint(old.Limits.Memory), fmt.Sprint(next.Limits.Memory)},
+		{"limits.connections", fmt.Sprint(old.Limits.Connections), fmt.Sprint(next.Limits.Connections)},
 	} {
 		if c.old != c.new {
 			r.log.Warn("this takes a restart to change: systemctl restart cis490-receiver", "setting", c.name)
@@ -376,6 +391,7 @@ func (r *Receiver) apply(next config.Receiver) error {
 	next.OperatorGroup = old.OperatorGroup
 	next.Limits.MinFree, next.Limits.HeaderBytes = old.Limits.MinFree, old.Limits.HeaderBytes
 	r.cert.Replace(cert)
+	next.Limits.Memory, next.Limits.Connections = old.Limits.Memory, old.Limits.Connections
 	s := newSettings(next)
 	r.settings.Store(s)
 	r.log.Info("configuration reloaded", "window", s.window.ID, "hosts", len(next.Hosts))

@@ -178,13 +178,14 @@ func (u *upload) sound(frames []pack.FrameInfo, progress func()) []pack.FrameInf
 		if f.Content < 0 || f.Content > maxFrame || f.Compressed > maxCompressedFrame {
 			return frames // verified as a whole at the end
 		}
-		u.r.decoders <- struct{}{}
+		acquire(u.r.decoders, f.Compressed+f.Content)
 		b.packed = grow(b.packed, int(f.Compressed))
 		_, err := u.file.ReadAt(b.packed, at)
 		if err == nil {
 			b.content, err = pack.DecodeFrame(b.content[:0], b.packed, int(f.Content))
 		}
-		<-u.r.decoders
+		b.trim()
+		u.r.decoders.Release(f.Compressed + f.Content)
 		if err != nil {
 			u.r.log.Warn("the end of a partial upload was lost with the last crash", "episode", u.ann.ID.String(), "frames", i, "of", len(frames), "error", err)
 			return frames[:i]
@@ -269,7 +270,7 @@ const (
 	// keepEnded is for how long an ended upload's last word is kept for a host
 	// that did not hear it.
 	keepEnded = time.Hour
-	maxEnded  = 10000
+	maxEnded  = 2000
 )
 
 // oldestEnded lists the n uploads that ended first. The caller holds r.mu.
@@ -325,9 +326,7 @@ func (r *Receiver) stopChecks() {
 	for _, u := range r.uploads {
 		u.mu.Lock()
 		if u.check != nil && !u.check.whole {
-			u.check.stopped = true
-			u.check = nil
-			u.more.Broadcast()
+			u.stopCheck()
 		}
 		u.mu.Unlock()
 	}

@@ -53,13 +53,9 @@ const (
 	// verified as a stream from its file once it is whole.
 	maxFrame           = 4 << 20
 	maxCompressedFrame = maxFrame + 64<<10
-	// maxDecoders bounds the frames in memory of all uploads together.
-	maxDecoders = 8
-	// maxTags is how many bytes of tag files an upload may have to be verified while
-	// it runs: its manifest stays in memory until it ends, however slow it is. One
-	// that has more is verified once it is whole, maxStreams at a time.
-	maxTags    = 16 << 20
-	maxStreams = 4
+	// slowBody is how long a short body may take to arrive before it is kept in a
+	// file: memory is for those that are quick.
+	slowBody = 2 * time.Second
 	// ratioAllowance is how much may be decoded before limits.ratio counts:
 	// small episodes of zeros are no bombs.
 	ratioAllowance = 64 << 20

@@ -1,9 +1,7 @@
 package ingest
 
 import (
-	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"cis490/src/code"
@@ -52,40 +50,4 @@ func (s *slots) inUse() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.total
-}
-
-// maxConns bounds the connections that are open at a time, strangers' included.
-const maxConns = 8192
-
-// limitedListener closes connections beyond max at once: one that can't be
-// served must not keep those that can from being accepted.
-type limitedListener struct {
-	net.Listener
-	max  int64
-	open atomic.Int64
-}
-
-func (l *limitedListener) Accept() (net.Conn, error) {
-	for {
-		c, err := l.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		if l.open.Add(1) <= l.max {
-			return &limitedConn{Conn: c, l: l}, nil
-		}
-		l.open.Add(-1)
-		c.Close()
-	}
-}
-
-type limitedConn struct {
-	net.Conn
-	l    *limitedListener
-	once sync.Once
-}
-
-func (c *limitedConn) Close() error {
-	c.once.Do(func() { c.l.open.Add(-1) })
-	return c.Conn.Close()
 }

@@ -203,6 +203,9 @@ func ioError(err error, doing string) error {
 // may take its place.
 const staleAfter = time.Minute
 
+// maxUploads bounds the uploads that are known, those included that ended lately.
+const maxUploads = 10_000
+
 // placeFor makes place for one more upload of the host, within the number and the
 // bytes of partial uploads that it may have.
 func (r *Receiver) placeFor(x *exchange, ann wire.Announcement, need int64) error {
@@ -210,10 +213,11 @@ func (r *Receiver) placeFor(x *exchange, ann wire.Announcement, need int64) erro
 	var drop []*upload
 	var oldest *upload
 	var oldestLast time.Time
-	count, bytes := 0, need
+	count, bytes, all := 0, need, 0
 	r.mu.Lock()
 	for _, u := range r.uploads {
 		if u.ann.Host != x.host {
+			all++
 			continue
 		}
 		u.mu.Lock()
@@ -243,6 +247,10 @@ func (r *Receiver) placeFor(x *exchange, ann wire.Announcement, need int64) erro
 	}
 	var e *code.Error
 	switch {
+	case count+all >= maxUploads:
+		e = code.New(code.ReceiverBusy, "the hosts together have %d uploads begun and not ended", count+all)
+		e.RetryAfter = retryFull
+		return e
 	case count >= maxCount:
 		e = code.New(code.ReceiverBusy, "this host has %d uploads begun and not ended", count)
 		e.RetryAfter = retryBusy
@@ -378,7 +386,6 @@ func (u *upload) take(x *exchange) (*turn, error) {
 		if older == nil {
 			u.turn = t
 			u.key = x.key
-			u.buf = (*writeBuffers.Get().(*[]byte))[:0]
 			loaded := u.loaded
 			u.mu.Unlock()
 			if !loaded {
@@ -406,12 +413,15 @@ func (u *upload) take(x *exchange) (*turn, error) {
 
 func (u *upload) release(t *turn) {
 	u.mu.Lock()
-	if b := u.buf; cap(b) <= 2*writeSize {
+	if b := u.buf; b != nil {
 		writeBuffers.Put(&b)
 	}
 	u.buf = nil
 	u.turn = nil
 	u.last = u.r.now()
+	if u.check != nil && !u.check.whole && u.r.verifying.Load() > int64(u.r.shares.idle) {
+		u.stopCheck() // places are for those that are being sent
+	}
 	u.mu.Unlock()
 	t.mu.Lock()
 	t.reading = false // nobody may touch the connection's deadline from now on
@@ -448,10 +458,13 @@ func (u *upload) open() error {
 	return nil
 }
 
-// absorb takes the next bytes of the body. Where a frame ends among them they are
+// absorb takes the next bytes of the body, at most readSize of them. Where a frame ends among them they are
 // written to the file at once, so that a death of the process costs no more than
 // one frame. Its error is the verdict on the upload, or a failure of the disk.
 func (u *upload) absorb(p []byte) error {
+	if u.buf == nil {
+		u.buf = (*writeBuffers.Get().(*[]byte))[:0]
+	}
 	var whole []pack.FrameInfo
 	var bad error
 	for len(p) > 0 && bad == nil {
@@ -483,10 +496,11 @@ func (u *upload) absorb(p []byte) error {
 	return code.Wrap(c, bad, "near byte %d of the upload", u.size+int64(len(u.buf)))
 }
 
-// writeSize is after how many bytes of one frame they are written.
-const writeSize = 256 << 10
+// writeSize is after how many bytes of one frame they are written. Each body
+// that is received has a buffer of that size, however slow it is.
+const writeSize = 64 << 10
 
-var writeBuffers = sync.Pool{New: func() any { return new(make([]byte, 0, writeSize+64<<10)) }}
+var writeBuffers = sync.Pool{New: func() any { return new(make([]byte, 0, writeSize+readSize)) }}
 
 // write appends what was received to the file.
 func (u *upload) write() error {
@@ -528,6 +542,12 @@ func (u *upload) framesEnded(whole []pack.FrameInfo) error {
 	if u.final != nil {
 		return errJudged
 	}
+	if len(u.frames)+len(whole) > u.bounds.frames {
+		return code.New(code.Malformed, "the upload has more than %d zstd frames", u.bounds.frames)
+	}
+	if !u.r.frames.take(u.ann.Host, int64(len(whole))) {
+		return errFrames()
+	}
 	for _, f := range whole {
 		u.frames = append(u.frames, f)
 		u.ends += f.Compressed
@@ -539,20 +559,15 @@ func (u *upload) framesEnded(whole []pack.FrameInfo) error {
 		}
 	}
 	switch {
-	case len(u.frames) > u.bounds.frames:
-		return code.New(code.Malformed, "the upload has more than %d zstd frames", u.bounds.frames)
 	case u.tar > u.bounds.content:
 		return u.tooMuch()
 	case u.tar > ratioAllowance && u.tar > u.bounds.ratio*u.ends:
 		return u.tooDense(u.tar)
 	}
 	if u.big {
-		if u.check != nil {
-			u.check.stopped = true
-			u.check = nil
-		}
+		u.stopCheck()
 	} else if u.check == nil && u.valid == nil {
-		u.check = u.startCheck()
+		u.check = u.startCheck(false)
 	}
 	u.more.Broadcast()
 	return nil
@@ -777,7 +792,8 @@ func (u *upload) end(o outcome) {
 	u.more.Broadcast()
 	room := u.room
 	u.room = nil
-	u.frames, u.valid = nil, nil
+	u.dropFrames()
+	u.valid = nil
 	u.mu.Unlock()
 	if room != nil {
 		room.Release()
@@ -806,6 +822,23 @@ func (u *upload) remove(err *code.Error) {
 	}
 }
 
+// dropFrames forgets the frames. The caller holds mu.
+func (u *upload) dropFrames() {
+	u.r.frames.give(u.ann.Host, int64(len(u.frames)))
+	u.frames, u.tar = nil, 0
+}
+
+// stopCheck ends a verification that goes along with the upload; it begins anew
+// when it is needed. The caller holds mu.
+func (u *upload) stopCheck() {
+	if u.check == nil {
+		return
+	}
+	u.check.stopped = true
+	u.check = nil
+	u.more.Broadcast()
+}
+
 // park closes the file of an upload that nobody works on, once it is flushed: a
 // file that is closed before can lose the news of a failed write.
 func (u *upload) park() {
@@ -816,10 +849,11 @@ func (u *upload) park() {
 		return
 	}
 	u.file = nil
-	if u.check != nil {
-		u.check.stopped = true
-		u.check = nil
-		u.more.Broadcast()
+	u.stopCheck()
+	if u.r.frames.scarce() {
+		// As if a former process had left it.
+		u.dropFrames()
+		u.loaded, u.sameBoot = false, true
 	}
 	u.mu.Unlock()
 	if dirty {

@@ -29,12 +29,13 @@ type verifier struct {
 	err  error // carries a code
 
 	// The verifying goroutine's own.
-	file *os.File
-	next int   // frame
-	off  int64 // of that frame in the file
-	rest []byte
-	held *frameBuffers
-	fail error // why a Read failed: pack.Verify may call that malformed
+	file   *os.File
+	next   int   // frame
+	off    int64 // of that frame in the file
+	rest   []byte
+	held   *frameBuffers
+	weight int64 // of held, taken from the receiver's decoders
+	fail   error // why a Read failed: pack.Verify may call that malformed
 }
 
 // frameBuffers hold one frame and its content.
@@ -42,33 +43,64 @@ type frameBuffers struct{ packed, content []byte }
 
 var frameBufferPool = sync.Pool{New: func() any { return new(frameBuffers) }}
 
+// trim drops buffers that were for frames longer than ours.
+func (b *frameBuffers) trim() {
+	if cap(b.packed) > smallBody {
+		b.packed = nil
+	}
+	if cap(b.content) > smallBody {
+		b.content = nil
+	}
+}
+
+// limits are what the episode may have.
+func (u *upload) limits() pack.Limits {
+	l := u.bounds.verify
+	l.Spill = u.r.spill
+	return l
+}
+
+// own makes an error of a verification that is no verdict, which is one of the
+// file of a manifest, one of the receiver's own.
+func own(err error) error {
+	if _, ok := code.Of(err); err == nil || ok {
+		return err
+	}
+	return ioError(err, "verify the upload")
+}
+
 // verifyWithin is the watchdog's deadline for reading one frame.
 const verifyWithin = 2 * time.Minute
 
-var (
-	errStopped  = errors.New("the verification was stopped")
-	errDeferred = errors.New("the episode is verified once it is whole")
-)
+var errStopped = errors.New("the verification was stopped")
 
-// startCheck begins to verify u from its first frame on. The caller holds u.mu.
-func (u *upload) startCheck() *verifier {
+// startCheck begins to verify u from its first frame on, nil if there is no place
+// for one more and wait is false. The caller holds u.mu.
+func (u *upload) startCheck(wait bool) *verifier {
+	if !wait && !u.r.checks.TryAcquire(1) {
+		return nil
+	}
 	v := &verifier{u: u, done: make(chan struct{}), worker: u.r.tracker.Worker("verify episode " + u.ann.ID.String())}
 	u.r.work.Add(1)
-	go v.run()
+	go v.run(wait)
 	return v
 }
 
-func (v *verifier) run() {
+func (v *verifier) run(wait bool) {
 	defer v.u.r.work.Done()
 	defer v.worker.Done()
+	if wait {
+		acquire(v.u.r.checks, 1)
+	}
+	v.u.r.verifying.Add(1)
+	defer func() {
+		v.u.r.verifying.Add(-1)
+		v.u.r.checks.Release(1)
+	}()
 	v.got, v.err = v.verify()
 	u := v.u
 	u.mu.Lock()
 	early := u.check == v && !v.stopped && !v.whole
-	if v.err == errDeferred {
-		u.big = true
-		early = false
-	}
 	u.mu.Unlock()
 	if early && v.err != nil {
 		// A verdict in mid-body: the request that is sending now is told, and any later one.
@@ -88,16 +120,11 @@ func (v *verifier) verify() (got *pack.Verified, err error) {
 			got, err = nil, code.New(code.ReceiverError, "the verification of episode %s failed inside", v.u.ann.ID)
 		}
 	}()
-	limits := v.u.bounds.verify
-	limits.TagBytes = min(limits.TagBytes, v.u.r.maxTags)
-	got, err = pack.Verify(v, v.u.ann.Facts, limits)
+	got, err = pack.Verify(v, v.u.ann.Facts, v.u.limits())
 	if v.fail != nil {
 		return nil, v.fail
 	}
-	if c, _ := code.Of(err); c == code.TooLarge {
-		return nil, errDeferred
-	}
-	return got, err
+	return got, own(err)
 }
 
 // Chunk gives the tar bytes of the frames as they come, and io.EOF after the last
@@ -164,7 +191,8 @@ func (v *verifier) load(f pack.FrameInfo) (err error) {
 			return ioError(err, "read the upload back")
 		}
 	}
-	v.u.r.decoders <- struct{}{}
+	v.weight = f.Compressed + f.Content
+	acquire(v.u.r.decoders, v.weight)
 	v.held = frameBufferPool.Get().(*frameBuffers)
 	v.held.packed = grow(v.held.packed, int(f.Compressed))
 	if _, err := v.file.ReadAt(v.held.packed, off); err != nil {
@@ -184,9 +212,10 @@ func (v *verifier) letGo() {
 	if v.held == nil {
 		return
 	}
+	v.held.trim()
 	frameBufferPool.Put(v.held)
 	v.held, v.rest = nil, nil
-	<-v.u.r.decoders
+	v.u.r.decoders.Release(v.weight)
 }
 
 func grow(b []byte, n int) []byte {
@@ -206,8 +235,7 @@ func (u *upload) verifyFile() (got *pack.Verified, content int64, err error) {
 	defer f.Close()
 	w := u.r.tracker.Worker("verify episode " + u.ann.ID.String())
 	defer w.Done()
-	u.r.streams <- struct{}{}
-	defer func() { <-u.r.streams }()
+	defer u.r.streams.enter(u.ann.Host)()
 	w.Within(verifyWithin)
 	u.mu.Lock()
 	size := u.size
@@ -215,14 +243,14 @@ func (u *upload) verifyFile() (got *pack.Verified, content int64, err error) {
 	dec := pack.NewDecoder(io.NewSectionReader(f, 0, size))
 	defer dec.Close()
 	r := &meter{r: dec, u: u, size: size, progress: w.Progress}
-	got, err = pack.Verify(r, u.ann.Facts, u.bounds.verify)
+	got, err = pack.Verify(r, u.ann.Facts, u.limits())
 	switch {
 	case r.fail != nil:
 		return nil, 0, r.fail
 	case err == nil:
 		return got, r.n, nil
 	}
-	return nil, 0, err
+	return nil, 0, own(err)
 }
 
 // meter bounds how much an upload may unpack to.

@@ -59,13 +59,20 @@ func OpenArchive(r io.ReaderAt, size int64) (*Archive, error) {
 	a.v = &verifier{h: sha256.New(), meta: &a.files}
 	a.v.src.reset(s)
 	if err := a.v.tags(); err != nil {
+		a.Close()
 		return nil, err
 	}
 	a.digest = a.v.digest
 	a.payload = s.pos - int64(len(a.v.src.cur))
 	a.v.src = source{}
-	a.files.flush()
 	return a, nil
+}
+
+// Close frees what long tag files take up; it does not close the archive's reader.
+func (a *Archive) Close() error {
+	a.v.list.close()
+	a.files.close()
+	return nil
 }
 
 // Digest is the bag digest of the episode.

@@ -218,16 +218,4 @@ func BenchmarkPlan(b *testing.B) {
 	})
 	b.ReportMetric((heap()-before)/n, "B/file")
 	pl.Close()
-	var x text
-	for rest := c.tags["manifest-sha256.txt"]; len(rest) > 0; {
-		k := min(len(rest), 64<<10)
-		x.write(rest[:k])
-		rest = rest[k:]
-	}
-	x.flush()
-	kept := cap(x.tail)
-	for _, p := range x.packed {
-		kept += cap(p)
-	}
-	b.ReportMetric(float64(kept)/n, "verify-B/file")
 }

@@ -7,10 +7,9 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"os"
 	"slices"
 	"sync"
-
-	"github.com/klauspost/compress/zstd"
 
 	"cis490/src/bag"
 	"cis490/src/code"
@@ -23,6 +22,10 @@ type Limits struct {
 	PayloadBytes int64
 	TagBytes     int64 // all tag files together, in bytes
 	RunBytes     int64 // data/run.json; never more than episode.MaxRun
+
+	// Spill gives an empty file for a manifest of that many bytes, which is too long for memory. Verify closes it; it needs no name any
+	// more by then. nil: a temporary file.
+	Spill func(size int64) (*os.File, error)
 }
 
 // Bounds of the tag files that are read whole, the same as for reading an episode from the disk. The manifest is bounded by
@@ -30,6 +33,8 @@ type Limits struct {
 const (
 	maxTagManifest = 4 << 10
 	maxBagInfo     = 64 << 10
+	// keptManifest is the longest manifest that is kept in memory: of some 150 files. A receiver verifies hundreds of episodes at a time.
+	keptManifest = 16 << 10
 )
 
 // Verified is what a tar stream turned out to hold.
@@ -49,7 +54,7 @@ type Verified struct {
 //     the tag manifest's is want.Digest;
 //   - id, host, times, size and number of files in bag-info.txt and run.json are those of want.
 //
-// Memory is that of the manifest, compressed, and a little more. The error is r's own, or a *[code.Error]: DigestMismatch for content that is
+// Memory does not grow with the episode: a long manifest is kept in a file. The error is r's own, that of this file, or a *[code.Error]: DigestMismatch for content that is
 // not as its manifest says, TooLarge over a limit, Malformed for everything else.
 //
 // The lines of files.jsonl are not parsed: their digest is checked like that of everything else.
@@ -106,6 +111,7 @@ func newVerifier(r io.Reader, lim Limits) *verifier {
 }
 
 func (v *verifier) free() {
+	v.list.close()
 	*v = verifier{src: source{buf: v.src.buf}, h: v.h, ext: v.ext[:0]}
 	verifiers.Put(v)
 }
@@ -192,11 +198,11 @@ func (v *verifier) tags() error {
 		case bag.Manifest:
 			err = v.manifest()
 		case bag.Files:
-			var keep func([]byte)
-			if v.meta != nil {
-				keep = v.meta.write
+			if v.meta == nil {
+				err = v.file(name, v.tagSize, nil)
+			} else {
+				err = v.keep(name, v.meta)
 			}
-			err = v.file(name, v.tagSize, keep)
 		}
 		if err != nil {
 			return err
@@ -292,10 +298,21 @@ func (v *verifier) tagFile(name string, limit int64) ([]byte, error) {
 }
 
 func (v *verifier) manifest() error {
-	v.list = text{}
-	err := v.file(bag.Manifest, v.tagSize, v.list.write)
-	v.list.flush()
-	return err
+	return v.keep(bag.Manifest, &v.list)
+}
+
+// keep reads a tag file, and keeps it in t.
+func (v *verifier) keep(name string, t *text) error {
+	size := func(n int64) error {
+		if err := v.tagSize(n); err != nil {
+			return err
+		}
+		return t.open(n, v.lim.Spill)
+	}
+	if err := v.file(name, size, t.write); err != nil {
+		return err
+	}
+	return t.err
 }
 
 // payload reads the payload in the order of the manifest, and gives run.json.
@@ -570,60 +587,64 @@ func (s *source) full(dst []byte) error {
 	return nil
 }
 
-// text keeps a long text, compressed but for its end, so that the manifest of an episode of very many files costs about a third of its size.
+// text is a tag file that is read twice, as the manifest is: when it comes, and again along with the payload.
 type text struct {
-	packed [][]byte
-	tail   []byte
-	enc    *zstd.Encoder
+	kept []byte
+	file *os.File // of a long one
+	size int64
+	err  error // of writing
 }
 
-const textPart = 256 << 10
+// open prepares for n bytes.
+func (t *text) open(n int64, spill func(int64) (*os.File, error)) (err error) {
+	if n <= keptManifest {
+		t.kept = make([]byte, 0, n)
+		return nil
+	}
+	if spill == nil {
+		spill = func(int64) (*os.File, error) { return temporary() }
+	}
+	if t.file, err = spill(n); err != nil {
+		return fmt.Errorf("keep a manifest of %d bytes: %w", n, err)
+	}
+	return nil
+}
+
+// temporary makes a file that is gone once it is closed.
+func temporary() (*os.File, error) {
+	f, err := os.CreateTemp("", "manifest-")
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
 
 func (t *text) write(b []byte) {
-	for len(b) > 0 {
-		n := min(len(b), textPart-len(t.tail))
-		t.tail = append(t.tail, b[:n]...)
-		if b = b[n:]; len(t.tail) < textPart {
-			return
+	switch {
+	case t.file == nil:
+		t.kept = append(t.kept, b...)
+	case t.err == nil:
+		if _, t.err = t.file.WriteAt(b, t.size); t.err != nil {
+			t.err = fmt.Errorf("keep the manifest: %w", t.err)
 		}
-		if t.enc == nil {
-			t.enc, _ = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(textPart),
-				zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true))
-		}
-		t.packed = append(t.packed, slices.Clip(t.enc.EncodeAll(t.tail, nil)))
-		t.tail = t.tail[:0]
 	}
+	t.size += int64(len(b))
 }
 
-// flush is for when nothing more comes: it frees the encoder.
-func (t *text) flush() { t.enc = nil }
-
-func (t *text) reader() io.Reader { return &textReader{t: t} }
-
-type textReader struct {
-	t    *text
-	next int
-	buf  []byte
-	cur  []byte
+func (t *text) reader() io.Reader {
+	if t.file == nil {
+		return bytes.NewReader(t.kept)
+	}
+	return io.NewSectionReader(t.file, 0, t.size)
 }
 
-func (r *textReader) Read(p []byte) (int, error) {
-	for len(r.cur) == 0 {
-		switch {
-		case r.next < len(r.t.packed):
-			var err error
-			if r.buf, err = DecodeFrame(r.buf[:0], r.t.packed[r.next], textPart); err != nil {
-				return 0, fmt.Errorf("the manifest in memory is damaged: %v", err)
-			}
-			r.cur = r.buf
-		case r.next == len(r.t.packed):
-			r.cur = r.t.tail
-		default:
-			return 0, io.EOF
-		}
-		r.next++
+func (t *text) close() {
+	if t.file != nil {
+		t.file.Close()
 	}
-	n := copy(p, r.cur)
-	r.cur = r.cur[n:]
-	return n, nil
+	*t = text{}
 }

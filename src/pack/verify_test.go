@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -404,17 +405,20 @@ func TestVerifyPassesOnTheReadersError(t *testing.T) {
 	}
 }
 
-// A manifest that is longer than a part is kept compressed, and read back the same.
+// A long manifest is kept in a file, and read back the same; when that can't be written, it is no verdict on the episode.
 func TestLongManifest(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		b := telemetry(rapid.Uint64().Draw(t, "seed"), rapid.IntRange(0, 3*textPart).Draw(t, "n"))
+		b := telemetry(rapid.Uint64().Draw(t, "seed"), rapid.IntRange(0, 3*keptManifest).Draw(t, "n"))
 		var x text
+		defer x.close()
+		if err := x.open(int64(len(b)), nil); err != nil || (x.file != nil) != (len(b) > keptManifest) {
+			t.Fatal(x.file, err)
+		}
 		for rest := b; len(rest) > 0; {
-			n := min(len(rest), rapid.IntRange(1, textPart+1).Draw(t, "piece"))
+			n := min(len(rest), rapid.IntRange(1, keptManifest+1).Draw(t, "piece"))
 			x.write(rest[:n])
 			rest = rest[n:]
 		}
-		x.flush()
 		for range 2 {
 			got, err := io.ReadAll(x.reader())
 			if err != nil || !bytes.Equal(got, b) {
@@ -429,6 +433,14 @@ func TestLongManifest(t *testing.T) {
 	c := makeContent(t, files)
 	if _, err := verify(c.tar(t), c.facts(t)); err != nil {
 		t.Error(err)
+	}
+	full := errors.New("no room")
+	if _, err := Verify(bytes.NewReader(c.tar(t)), c.facts(t), Limits{Spill: func(int64) (*os.File, error) { return nil, full }}); !errors.Is(err, full) || codeOf(err) != "" {
+		t.Errorf("without a file: %v", err)
+	}
+	readOnly := func(int64) (*os.File, error) { return os.Open(os.DevNull) }
+	if _, err := Verify(bytes.NewReader(c.tar(t)), c.facts(t), Limits{Spill: readOnly}); err == nil || codeOf(err) != "" {
+		t.Errorf("with a file that can't be written: %v", err)
 	}
 }
 

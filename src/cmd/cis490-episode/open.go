@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -67,7 +68,7 @@ func openArchive(path string) (_ *archive, err error) {
 	return a, nil
 }
 
-func (a *archive) Close() error { return a.f.Close() }
+func (a *archive) Close() error { return errors.Join(a.Archive.Close(), a.f.Close()) }
 
 // eachFile reads the files.jsonl of the episode at dir.
 func eachFile(dir string, fn func(bag.FileMeta) error) error {

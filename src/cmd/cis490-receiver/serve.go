@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -36,6 +37,9 @@ changes nothing.`,
 			cfg, err := load()
 			if err != nil {
 				return err
+			}
+			if os.Getenv("GOMEMLIMIT") == "" {
+				debug.SetMemoryLimit(int64(cfg.Limits.Memory) - ingest.OutsideHeap)
 			}
 			r, err := ingest.New(cfg, ingest.Deps{Log: log, Notifier: notifier})
 			if err != nil {
