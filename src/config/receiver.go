@@ -28,7 +28,7 @@ func receiverSchema(c *Receiver, hosts *[]*Host) *block {
 				doc: "Where Prometheus metrics are served, over plain HTTP. Empty: nowhere."},
 			{name: "max_skew", kind: duration(&c.MaxSkew, "1s", "1d"), def: `"5m"`,
 				doc: "Furthest that a host's clock may be from the receiver's. Beyond it the host keeps its episodes until its clock is right."},
-			{name: "upload_max_age", kind: duration(&c.UploadMaxAge, "1m", "365d"), def: `"7d"`,
+			{name: "upload_max_age", kind: duration(&c.UploadMaxAge, "1s", "365d"), def: `"7d"`,
 				doc: "How long an unfinished upload is kept after its last byte. The host begins it anew after that."},
 			{name: "operator_group", kind: group(&c.OperatorGroup), defWords: "only the receiver's own user and root", example: `"cis490-operators"`,
 				doc: "Group whose members may use the operator's socket: list and read episodes, allow and revoke hosts."},

@@ -27,7 +27,7 @@
 # max_skew = "5m"
 
 # How long an unfinished upload is kept after its last byte. The host begins it anew after that.
-# Allowed: 1m to 365d. Default: 7d.
+# Allowed: 1s to 365d. Default: 7d.
 # upload_max_age = "7d"
 
 # Group whose members may use the operator's socket: list and read episodes, allow and revoke

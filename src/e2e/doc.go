@@ -9,4 +9,6 @@
 //	CIS490_E2E_TRICKLE for how long an upload trickles (default 20s)
 //	CIS490_SCALE       set: the tests of scale_test.go in full, which takes root, half an hour and 20 GB below TMPDIR
 //	CIS490_E2E_IDLE    for how long TestScale watches an idle shipper (default 5s, in full 10m)
+//	CIS490_E2E_HOSTILE at how many places a hostile host cuts and damages streams, and how many thousand files its episodes
+//	                   of very many have (default 40)
 package e2e

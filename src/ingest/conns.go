@@ -208,7 +208,10 @@ func (c *conn) handshake() error {
 	if certs := c.ConnectionState().PeerCertificates; len(certs) > 0 {
 		c.key, c.hasKey = sha256.Sum256(certs[0].RawSubjectPublicKeyInfo), true
 	}
-	return c.all.identified(c)
+	if err := c.all.identified(c); err != nil {
+		return io.EOF
+	}
+	return nil
 }
 
 // header counts the lines of a header in p up to its end. False: there are too many.
