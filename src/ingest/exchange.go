@@ -359,7 +359,11 @@ func (x *exchange) settle() (linger bool) {
 func (x *exchange) linger() {
 	if x.rc.Flush() == nil {
 		_ = x.rc.SetReadDeadline(time.Now().Add(lingerTime))
-		_, _ = io.CopyN(io.Discard, x.req.Body, lingerBytes)
+		_, err := io.CopyN(io.Discard, x.req.Body, lingerBytes)
+		// A body of chunks gives nothing more after a deadline that has passed, as at a verdict in mid-body.
+		if c, ok := x.req.Context().Value(connKey{}).(*conn); ok && err != nil && err != io.EOF {
+			_, _ = io.CopyN(io.Discard, c.Conn, lingerBytes)
+		}
 	}
 	_ = x.rc.SetReadDeadline(time.Unix(1, 0)) // net/http must not wait for more
 }
