@@ -330,7 +330,7 @@ func (c *campaign) streams() []attack {
 		one("a million frames of nothing", refused, func() reply {
 			e, _ := zstd.NewWriter(nil, zstd.WithZeroFrames(true), zstd.WithEncoderConcurrency(1))
 			big := ann
-			big.Size = 60 << 30
+			big.Size = 2 << 30 // a size that every disk has room for
 			return c.evil.stream(big, onlyReader{bytes.NewReader(append(slices.Clone(sound), bytes.Repeat(e.EncodeAll(nil, nil), 1_000_000)...))}, -1)
 		}),
 		one("noise", refused, func() reply { return c.evil.post(ann, noiseBytes(9, 300_000)) }),
