@@ -135,3 +135,35 @@ func TestEveryDependencyHasItsReason(t *testing.T) {
 		t.Error("go.mod must say go 1.26.0 and no toolchain")
 	}
 }
+
+// Alert rules and dashboard ask for figures that the programs give.
+func TestAlertsUseMetricsThatExist(t *testing.T) {
+	var programs strings.Builder
+	for _, p := range []string{"ship/figures.go", "ingest/state.go"} {
+		b, err := os.ReadFile(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		programs.Write(b)
+	}
+	known := regexp.MustCompile("[\"`](cis490_[a-z_]+)").FindAllStringSubmatch(programs.String(), -1)
+	exists := map[string]bool{}
+	for _, m := range known {
+		exists[m[1]] = true
+	}
+	for _, p := range []string{"../modules/alerts.yaml", "../modules/dashboard.json"} {
+		b, err := os.ReadFile(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		used := regexp.MustCompile(`cis490_[a-z_]+`).FindAllString(string(b), -1)
+		if len(used) < 5 {
+			t.Errorf("%s names only %d figures", p, len(used))
+		}
+		for _, name := range used {
+			if base := strings.TrimSuffix(strings.TrimSuffix(name, "_sum"), "_count"); !exists[base] && !exists[name] {
+				t.Errorf("%s names %s, which no program gives", p, name)
+			}
+		}
+	}
+}
