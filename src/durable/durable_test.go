@@ -394,12 +394,12 @@ func TestOpenBeneath(t *testing.T) {
 		t.Error(flags, err)
 	}
 	must(t, f.Close())
-	must(t, func() error { f, err := OpenBeneath(root, "data/sub/../sub/./f"); f.Close(); return err }())
+	must(t, func() error { f, err := OpenBeneath(root, "data/./sub//f"); f.Close(); return err }())
 
 	for rel, want := range map[string]error{
 		"data/link": ErrNotRegular, "data/dirlink/f": ErrNotRegular, "escape": ErrNotRegular, "abs": ErrNotRegular,
 		"fifo": ErrNotRegular, "sock": ErrNotRegular, "data": ErrNotRegular, ".": ErrNotRegular,
-		"../secret": unix.EXDEV, "/etc/passwd": unix.EXDEV, "data/../../secret": unix.EXDEV,
+		"../secret": unix.EXDEV, "/etc/passwd": unix.EXDEV, "data/../../secret": unix.EXDEV, "data/sub/../sub/f": unix.EXDEV,
 		"absent": fs.ErrNotExist, "": fs.ErrNotExist, "data/sub/f/x": unix.ENOTDIR, "a\x00b": unix.EINVAL,
 	} {
 		f, err := OpenBeneath(root, rel)

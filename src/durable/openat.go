@@ -1,6 +1,7 @@
 package durable
 
 import (
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -12,10 +13,15 @@ import (
 // RestrictSUIDSGID=.
 var noOpenat2 atomic.Bool
 
-// OpenAt opens rel below the directory dir with flags. Neither rel nor anything
-// it passes through may leave dir (EXDEV) or be a symbolic link (ELOOP). The
-// descriptor is closed on exec.
+// OpenAt opens rel below the directory dir with flags. rel may not be absolute or
+// have an element ".." (EXDEV), and nothing on the way may be a symbolic link
+// (ELOOP). The descriptor is closed on exec.
 func OpenAt(dir int, rel string, flags int) (int, error) {
+	// openat2 would allow a way up that stays below dir. Without it that can't be had
+	// safely, and a path that we made has none.
+	if slices.Contains(strings.Split(rel, "/"), "..") {
+		return -1, unix.EXDEV
+	}
 	flags |= unix.O_NOFOLLOW | unix.O_CLOEXEC
 	if !noOpenat2.Load() {
 		how := unix.OpenHow{Flags: uint64(flags), Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS}
@@ -28,8 +34,8 @@ func OpenAt(dir int, rel string, flags int) (int, error) {
 	return stepwise(dir, rel, flags)
 }
 
-// stepwise is OpenAt without openat2: each step opens one element, which O_NOFOLLOW
-// keeps from being a link.
+// stepwise is OpenAt without openat2, of a path without "..": each step opens one
+// element, which O_NOFOLLOW keeps from being a link.
 func stepwise(dir int, rel string, flags int) (int, error) {
 	if strings.HasPrefix(rel, "/") {
 		return -1, unix.EXDEV
@@ -45,9 +51,6 @@ func stepwise(dir int, rel string, flags int) (int, error) {
 	}()
 	for {
 		elem, rest, more := strings.Cut(rel, "/")
-		if elem == ".." {
-			return -1, unix.EXDEV
-		}
 		if elem == "" {
 			elem = "."
 		}

@@ -3,6 +3,8 @@ package durable
 import (
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -37,7 +39,9 @@ func TestStepwise(t *testing.T) {
 		return st.Ino, nil
 	}
 	rapid.Check(t, func(t *rapid.T) {
-		rel := rapid.StringMatching(`(/?(a|b|f|l|\.|nothing|\.\.)){1,4}/?`).Draw(t, "path")
+		rel := rapid.StringMatching(`(/?(a|b|f|l|\.|nothing)){1,4}/?`).Filter(func(s string) bool {
+			return !slices.Contains(strings.Split(s, "/"), "..")
+		}).Draw(t, "path")
 		flags := rapid.SampledFrom([]int{unix.O_RDONLY, unix.O_RDONLY | unix.O_DIRECTORY, unix.O_PATH | unix.O_DIRECTORY}).Draw(t, "flags") |
 			unix.O_NOFOLLOW | unix.O_CLOEXEC
 		want, wantErr := inode(OpenAt(int(root.Fd()), rel, flags))
@@ -47,7 +51,12 @@ func TestStepwise(t *testing.T) {
 			t.Errorf("%q: %d %v, want %d %v", rel, got, gotErr, want, wantErr)
 		}
 	})
-	for rel, want := range map[string]error{"l/b": unix.ELOOP, "a/l": unix.ELOOP, "../f": unix.EXDEV, "/f": unix.EXDEV, "f/f": unix.ENOTDIR, "a/g": unix.ENOENT} {
+	for rel, want := range map[string]error{"../f": unix.EXDEV, "a/../f": unix.EXDEV, "nothing/..": unix.EXDEV, "a/..": unix.EXDEV} {
+		if _, err := OpenAt(int(root.Fd()), rel, unix.O_RDONLY); err != want {
+			t.Errorf("%s: %v, want %v", rel, err, want)
+		}
+	}
+	for rel, want := range map[string]error{"l/b": unix.ELOOP, "a/l": unix.ELOOP, "/f": unix.EXDEV, "f/f": unix.ENOTDIR, "a/g": unix.ENOENT} {
 		for name, f := range map[string]func(int, string, int) (int, error){"OpenAt": OpenAt, "stepwise": stepwise} {
 			if _, err := f(int(root.Fd()), rel, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC); err != want {
 				t.Errorf("%s of %s: %v, want %v", name, rel, err, want)
