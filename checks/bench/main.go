@@ -60,8 +60,9 @@ func run() error {
 	pflag.BoolVar(&b.quick, "quick", false, "small workloads and one round: to see that it works, not to measure")
 	pflag.IntVar(&b.rounds, "rounds", 3, "rounds; every contender runs once in each, in shuffled order")
 	only := pflag.StringSlice("only", workloads, "workloads")
+	beside := pflag.StringArray("beside", nil, "peers, by a part of their names (default: all)")
 	file := pflag.String("json", "", "file for every single measurement")
-	pflag.StringVar(&b.profile, "profile", "", "folder for CPU profiles of our two programs during W1 and W3; their top ten are printed")
+	pflag.StringVar(&b.profile, "profile", "", "folder for CPU profiles of our two programs during W1, W2 and W3; their top ten are printed")
 	pflag.StringVar(&b.disk.dir, "dir", "", "folder to work in (default: a new ext4 on a loop device in $TMPDIR, where this is root)")
 	pflag.Parse()
 	for _, w := range *only {
@@ -92,6 +93,9 @@ func run() error {
 	}
 	b.all = []contender{ours(bin)}
 	for _, c := range peers(b.self) {
+		if len(*beside) > 0 && !slices.ContainsFunc(*beside, func(part string) bool { return strings.Contains(c.name, part) }) {
+			continue
+		}
 		if m := c.missing(); m != "" {
 			b.skip("%s: there is no %s", c.name, m)
 			continue
@@ -145,6 +149,7 @@ func (b *bench) workload(ctx context.Context, name string) error {
 			return err
 		}
 		b.printTransfers("W2", "", w2)
+		return b.profiles(ctx, "W2", w2)
 	case "W3":
 		if err := b.transfers(ctx, "W3", "", w3, b.all, loopback{}); err != nil {
 			return err
@@ -176,7 +181,8 @@ func (b *bench) transfers(ctx context.Context, workload, variant string, s shape
 		return err
 	}
 	defer func() { err = errors.Join(err, done()) }()
-	ids, err := s.make(ctx, dir, 490)
+	host := filepath.Join(dir, "host")
+	ids, err := s.make(ctx, host, 490)
 	if err != nil {
 		return err
 	}
@@ -187,7 +193,7 @@ func (b *bench) transfers(ctx context.Context, workload, variant string, s shape
 			if failed[c.name] || c.slow && round > 0 {
 				continue
 			}
-			p := place{sealed: filepath.Join(dir, "sealed"), ids: ids, work: filepath.Join(dir, fmt.Sprintf("%d-%d", round, i)), net: n}
+			p := place{sealed: filepath.Join(host, "sealed"), ids: ids, work: filepath.Join(dir, fmt.Sprintf("%d-%d", round, i)), net: n}
 			if err := os.Mkdir(p.work, 0o755); err != nil {
 				return err
 			}

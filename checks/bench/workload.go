@@ -62,8 +62,9 @@ func (s shape) make(ctx context.Context, dir string, seed uint64) ([]string, err
 
 // makeBig is make for episodes that are not to be held in memory.
 func (s shape) makeBig(ctx context.Context, dir string, seed uint64) (ids []string, err error) {
+	recorded := filepath.Join(filepath.Dir(dir), "recorded") // only what is outside of the data directory can be moved into it
 	for i := range s.episodes {
-		src := filepath.Join(dir, "recorded", strconv.Itoa(i))
+		src := filepath.Join(recorded, strconv.Itoa(i))
 		if err := os.MkdirAll(filepath.Join(src, "output"), 0o755); err != nil {
 			return nil, err
 		}
