@@ -1,5 +1,10 @@
 # What nix flake check builds, beside the packages.
 { lib, pkgs, packages, nixosModules }:
+let
+  names = lib.filter (lib.hasPrefix "cis490-") (lib.attrNames packages);
+  daemons = [ "cis490-receiver" "cis490-shipper" ];
+  ofTheReceiver = [ "modernc.org/" "github.com/google/uuid" "github.com/remyoudompheng/bigfft" ]; # SQLite, and what it brings
+in
 {
   inherit (packages) default units;
 
@@ -11,8 +16,57 @@
     touch $out
   '';
 
+  # Each program alone: it has what belongs to it, runs, and has in it the Go modules of no other's task.
+  programs-are-whole = pkgs.runCommand "programs-are-whole" { nativeBuildInputs = [ pkgs.go ]; } (lib.concatStrings (map
+    (name:
+      let package = packages.${name}; in ''
+        [ "$(ls ${package}/bin)" = ${name} ] && [ ${lib.getExe package} = ${package}/bin/${name} ]
+        ${lib.getExe package} --version | grep -F ${package.version}
+        for file in share/man/man1/${name}.1* share/bash-completion/completions/${name} share/fish/vendor_completions.d/${name}.fish \
+          share/zsh/site-functions/_${name} ${lib.optionalString (lib.elem name daemons) "lib/systemd/catalog/cis490.catalog"}; do
+          if [ ! -s ${package}/$file ]; then echo "${name}: $file is missing" >&2; exit 1; fi
+        done
+        for command in $(${lib.getExe package} __complete "" 2>/dev/null | sed -n 's/^\([a-z-]*\)\t.*/\1/p' | grep -vx -e help -e completion); do
+          if ! ls ${package}/share/man/man1/${name}-$command.1* >/dev/null; then echo "${name} $command: no manual page" >&2; exit 1; fi
+        done
+        go version -m ${lib.getExe package} | sed -n 's/^\tdep\t\([^\t]*\)\t.*/${name} \1/p' >>$out
+      '')
+    names) + ''
+    ! grep -E '^cis490-(shipper|episode) (${lib.concatStringsSep "|" ofTheReceiver})' $out || {
+      echo "modules that are the receiver's alone" >&2
+      exit 1
+    }
+    grep -q '^cis490-receiver modernc.org/sqlite' $out
+  '');
+
+  # What HCL would take for a template comes through as it was written.
+  settings-are-literal =
+    let
+      organization = "A \${lab}, 100 %{percent} $${sure}";
+      host = lib.nixosSystem {
+        modules = [
+          nixosModules.lab-host
+          {
+            nixpkgs.hostPlatform = pkgs.stdenv.hostPlatform.system;
+            services.cis490.labHost = {
+              enable = true;
+              caFile = null;
+              settings = { inherit organization; data_dir = "/tmp/queue"; receiver.url = "https://receiver.example.org"; };
+            };
+          }
+        ];
+      };
+    in
+    pkgs.runCommand "settings-are-literal" { inherit organization; } ''
+      mkdir -p results /tmp/queue/{open,sealed,.removing}
+      echo 1 >results/one
+      ${lib.getExe packages.cis490-episode} seal results --host lab-01 --config ${host.config.services.cis490.labHost.configFile}
+      grep -Fx "Source-Organization: $organization" /tmp/queue/sealed/*/bag-info.txt >$out
+    '';
+
   # The units as systemd reads them. Exposure is what systemd-analyze security gives, times ten.
-  units-are-sound = pkgs.runCommand "units-are-sound" { nativeBuildInputs = [ pkgs.systemd ]; } ''
+  units-are-sound = pkgs.runCommand "units-are-sound" { nativeBuildInputs = [ pkgs.systemd pkgs.python3 ]; } ''
+    python3 ${./units.py} ${../modules/README.md} ${packages.units} | tee $out
     mkdir -p /run/systemd root # systemd-analyze makes a directory of its own there
     cd root
     mkdir -p usr/local/bin usr/bin usr/lib/systemd/system
@@ -22,6 +76,6 @@
       cp $unit usr/lib/systemd/system/
       systemd-analyze --root=$PWD verify --man=no --recursive-errors=no ''${unit##*/}
       systemd-analyze security --offline=true --threshold=12 --no-pager $unit
-    done | tee $out
+    done | tee -a $out
   '';
 }

@@ -18,10 +18,10 @@ let
     inherit version;
     src = lib.fileset.toSource {
       root = ../.;
-      fileset = lib.fileset.unions [ ../go.mod ../go.sum ../src ];
+      fileset = lib.fileset.unions [ ../go.mod ../go.sum (lib.fileset.difference ../src ./package.nix) ];
     };
     # the NAR hash of what "go mod vendor" makes: nix hash path vendor
-    vendorHash = "sha256-XjoRCjB3V3Fq5iNwxC1GV4XjT8G+pum7hy01CiOW7uY=";
+    vendorHash = "sha256-XG/brIYDHJ/GRxJFLTLPjG/+jaYUB8MLqEgzdkdR7gs=";
     subPackages = map (name: "src/cmd/${name}") (lib.attrNames about);
     env.CGO_ENABLED = 0;
     ldflags = [ "-s" "-w" "-X cis490/src/version.stamped=${version}" ];

@@ -6,24 +6,23 @@
   specialArgs ? { },
 }:
 let
-  evaluated = lib.evalModules {
-    inherit specialArgs;
-    class = "nixos";
-    modules = declarations ++ [ rendering ] ++ modules;
-  };
-  pkgs = legacyPackages.${evaluated.config.nixpkgs.hostPlatform.system};
-  declarations = lib.mapAttrsToList (file: options: {
-    _file = file;
-    inherit options;
-  }) (import ./options.nix { inherit lib pkgs; });
+  declarations =
+    { pkgs, ... }:
+    {
+      imports = lib.mapAttrsToList (file: options: {
+        _file = file;
+        inherit options;
+      }) (import ./options.nix { inherit lib pkgs; });
+    };
 
   # Directives in the order of their names; a list repeats its directive.
   section = directives: lib.concatStrings (lib.mapAttrsToList (name: value: lib.concatMapStrings (line name) (lib.toList value)) directives);
   line = name: value: "${name}=${if lib.isBool value then lib.boolToString value else toString value}\n";
-  trigger = kind: name: values: "${pkgs.writeText "X-${kind}-Triggers-${name}" (toString (map (x: if builtins.isPath x then "${x}" else x) (lib.flatten values)))}";
+  trigger = pkgs: kind: name: values: "${pkgs.writeText "X-${kind}-Triggers-${name}" (toString (map (x: if builtins.isPath x then "${x}" else x) (lib.flatten values)))}";
 
+  # isSet: whether an option of the service is set anywhere.
   unitText =
-    name: service: options:
+    pkgs: name: service: isSet:
     let
       listed = {
         Requires = service.requires;
@@ -39,10 +38,10 @@ let
       unit =
         lib.mapAttrs (_: toString) (lib.filterAttrs (_: names: names != [ ]) listed)
         // lib.optionalAttrs (service.description != "") { Description = service.description; }
-        // lib.optionalAttrs (service.restartTriggers != [ ]) { X-Restart-Triggers = trigger "Restart" name service.restartTriggers; }
-        // lib.optionalAttrs (service.reloadTriggers != [ ]) { X-Reload-Triggers = trigger "Reload" name service.reloadTriggers; }
-        // lib.optionalAttrs options.startLimitIntervalSec.isDefined { StartLimitIntervalSec = service.startLimitIntervalSec; }
-        // lib.optionalAttrs options.startLimitBurst.isDefined { StartLimitBurst = service.startLimitBurst; }
+        // lib.optionalAttrs (service.restartTriggers != [ ]) { X-Restart-Triggers = trigger pkgs "Restart" name service.restartTriggers; }
+        // lib.optionalAttrs (service.reloadTriggers != [ ]) { X-Reload-Triggers = trigger pkgs "Reload" name service.reloadTriggers; }
+        // lib.optionalAttrs (isSet "startLimitIntervalSec") { StartLimitIntervalSec = service.startLimitIntervalSec; }
+        // lib.optionalAttrs (isSet "startLimitBurst") { StartLimitBurst = service.startLimitBurst; }
         // service.unitConfig;
       environment = lib.filterAttrs (_: value: value != null) service.environment;
     in
@@ -62,16 +61,15 @@ let
     );
 
   rendering =
-    { config, options, ... }:
+    { config, options, pkgs, ... }:
     {
       _file = "the stand-in for NixOS";
-      _module.args = { inherit pkgs; };
-      # A set of submodules keeps its options to itself: which of them are set is asked by evaluating them again.
+      _module.args.pkgs = legacyPackages.${config.nixpkgs.hostPlatform.system};
       systemd.units = lib.mapAttrs' (
         name: service:
         lib.nameValuePair "${name}.service" {
           inherit (service) enable wantedBy requiredBy;
-          text = unitText name service (serviceOptions name);
+          text = unitText pkgs name service (isSet options.systemd.services name);
         }
       ) config.systemd.services;
       assertions = lib.concatLists (
@@ -91,7 +89,7 @@ let
         ]) config.users.users
       );
       system.build = {
-        toplevel = checked (toplevel config);
+        toplevel = checked config (toplevel pkgs config);
         images.qemu-efi = pkgs.runCommand "image-stand-in" { } ''
           mkdir $out
           ln -s ${config.system.build.toplevel} $out/toplevel
@@ -99,25 +97,23 @@ let
       };
     };
 
-  serviceOptions =
-    name:
-    let
-      opt = evaluated.options.systemd.services;
-      isDefined = attribute: lib.any (definition: lib.any (has attribute) (lib.pushDownProperties (definition.${name} or { }))) (lib.concatMap lib.pushDownProperties opt.definitions);
-      has = attribute: values: values ? ${attribute};
-    in
-    lib.genAttrs [ "startLimitIntervalSec" "startLimitBurst" ] (attribute: { isDefined = isDefined attribute; });
+  # A set of submodules keeps its options to itself: which of them are set is seen in its definitions.
+  isSet =
+    services: name: attribute:
+    lib.any (definition: lib.any (values: values ? ${attribute}) (lib.pushDownProperties (definition.${name} or { }))) (
+      lib.concatMap lib.pushDownProperties services.definitions
+    );
 
   checked =
-    value:
+    config: value:
     let
-      failed = map (a: a.message) (lib.filter (a: !a.assertion) evaluated.config.assertions);
-      warned = lib.foldl' (v: message: lib.warn message v) value evaluated.config.warnings;
+      failed = map (a: a.message) (lib.filter (a: !a.assertion) config.assertions);
+      warned = lib.foldl' (v: message: lib.warn message v) value config.warnings;
     in
     if failed == [ ] then warned else throw "\nFailed assertions:\n${lib.concatMapStringsSep "\n" (message: "- ${message}") failed}";
 
   toplevel =
-    config:
+    pkgs: config:
     let
       file = path: text: {
         inherit path;
@@ -164,5 +160,10 @@ let
         if [ -d $package/bin ]; then ln -sf $package/bin/* $out/sw/bin/; fi
       done
     '';
+  evaluated = lib.evalModules {
+    inherit specialArgs;
+    class = "nixos";
+    modules = [ declarations rendering ] ++ modules;
+  };
 in
-evaluated // { inherit pkgs; }
+evaluated // { inherit (evaluated._module.args) pkgs; }

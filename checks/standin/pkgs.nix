@@ -253,6 +253,7 @@ let
     gnugrep = machine "gnugrep" [ "grep" ];
     gnused = machine "gnused" [ "sed" ];
     systemd = machine "systemd" [ "systemctl" "journalctl" "systemd-analyze" "systemd-notify" "systemd-run" "systemd-tmpfiles" ];
+    python3 = machine "python3" [ "python3" ];
     gopls = machine "gopls" [ "gopls" ];
     curl = machine "curl" [ "curl" ];
     e2fsprogs = machine "e2fsprogs" [ "mke2fs" ];

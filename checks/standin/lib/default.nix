@@ -252,21 +252,28 @@ let
     in
     go "";
 
-  # Filesets, as lists of paths.
+  # Filesets, as what holds a path (by its text): all below one, in some directory of one.
   fileset =
     let
-      below = dir: file: file == dir || lib.hasPrefix "${dir}/" file;
-      paths = set: set.paths or [ (toString set) ];
+      isBelow = dir: path: path == dir || lib.hasPrefix "${dir}/" path;
+      of = set: if builtins.isPath set then { holds = isBelow (toString set); reaches = path: isBelow path (toString set); } else set;
     in
     {
-      unions = sets: { paths = concatMap paths sets; };
+      unions = sets: {
+        holds = path: builtins.any (set: (of set).holds path) sets;
+        reaches = path: builtins.any (set: (of set).reaches path) sets;
+      };
+      difference = a: b: {
+        holds = path: (of a).holds path && !(of b).holds path;
+        inherit (of a) reaches;
+      };
       toSource =
         { root, fileset }:
         {
           outPath = builtins.path {
             path = root;
             name = "source";
-            filter = file: type: builtins.any (path: below path file || (type == "directory" && below file path)) (paths fileset);
+            filter = path: type: (of fileset).holds path || (type == "directory" && (of fileset).reaches path);
           };
           origSrc = root;
         };
