@@ -8,10 +8,11 @@ let
     if value ? _type && value._type == "literalExpression" then "`${value.text}`"
     else if value ? _type && value._type == "literalMD" then value.text
     else "`${lib.generators.toPretty { multiline = false; } value}`";
+  described = option: if option.description == null then throw "${option.name} has no description" else option.description;
   describe = option: ''
     ## ${lib.replaceStrings [ "<" ">" ] [ "\\<" "\\>" ] option.name}
 
-    ${lib.trim (lib.replaceStrings [ "{option}" "{file}" ] [ "" "" ] option.description)}
+    ${lib.trim (lib.replaceStrings [ "{option}" "{file}" ] [ "" "" ] (described option))}
 
     - type: ${option.type}
     ${lib.optionalString (option ? default) "- default: ${show option.default}\n"}${lib.optionalString (option ? example) "- example: ${show option.example}\n"}'';

@@ -18,7 +18,7 @@ let
     check = "${lib.getExe cfg.package} check-config --no-files"; # what it names is only on the receiver
     options = "services.cis490.receiver.settings";
   };
-  port = lib.toInt (lib.last (lib.splitString ":" settings.listen));
+  port = builtins.match ".*:([1-9][0-9]{0,4})" settings.listen;
 
   secret = what: mkOption {
     type = types.nullOr types.path;
@@ -65,6 +65,10 @@ in
           message = "services.cis490.receiver.settings.run_dir has to be below /run, which is made anew at each boot: set it to \"/run/cis490-receiver\".";
         }
         {
+          assertion = !cfg.openFirewall || port != null;
+          message = "services.cis490.receiver.settings.listen is \"${settings.listen}\", which has no port that services.cis490.receiver.openFirewall could open: set it to \":8490\", or to an address with a port.";
+        }
+        {
           assertion = (cfg.certFile == null) == (cfg.keyFile == null);
           message = "services.cis490.receiver.certFile and services.cis490.receiver.keyFile go together: set both, or neither.";
         }
@@ -88,7 +92,7 @@ in
       };
       environment.systemPackages = [ cfg.package ];
       environment.etc."cis490/receiver.hcl.json".source = cfg.configFile;
-      networking.firewall.allowedTCPPorts = lib.mkIf cfg.openFirewall [ port ];
+      networking.firewall.allowedTCPPorts = lib.mkIf cfg.openFirewall (map lib.toInt port);
       systemd.tmpfiles.settings."10-cis490-receiver".${settings.state_dir}.d = {
         mode = "0750";
         user = "cis490-receiver";

@@ -138,6 +138,7 @@ let
         ++ [
           (file "tmpfiles.d/00-nixos.conf" (lib.concatLines config.systemd.tmpfiles.rules))
           (file "sysusers.d/00-nixos.conf" (lib.concatStrings (groups ++ users)))
+          (file "firewall/allowed-tcp-ports" (lib.concatMapStrings (port: "${toString port}\n") config.networking.firewall.allowedTCPPorts))
           (file "hostname" "${config.networking.hostName}\n")
         ]
         ++ lib.mapAttrsToList (path: entry: {

@@ -46,6 +46,7 @@ let
         // attrs.env or { }
         // {
           inherit name system;
+          outputs = attrs.outputs or [ "out" ]; # nix develop reads it in the environment
           stdenv = setup;
           builder = "/bin/bash";
           args = [

@@ -57,7 +57,7 @@ let
   lists = {
     optional = condition: x: if condition then [ x ] else [ ];
     optionals = condition: xs: if condition then xs else [ ];
-    last = xs: elemAt xs (length xs - 1);
+    last = xs: if xs == [ ] then throw "lib.last of an empty list" else elemAt xs (length xs - 1);
     init = xs: lib.take (length xs - 1) xs;
     take = n: xs: genList (elemAt xs) (lib.min n (length xs));
     drop = n: xs: genList (i: elemAt xs (i + n)) (lib.max 0 (length xs - n));
@@ -71,6 +71,7 @@ let
     foldr =
       f: zero: xs:
       if xs == [ ] then zero else f (head xs) (lib.foldr f zero (tail xs));
+    reverseList = xs: genList (i: elemAt xs (length xs - 1 - i)) (length xs);
     count = p: xs: length (filter p xs);
     sort = builtins.sort;
     sortOn = f: builtins.sort (a: b: f a < f b);
@@ -168,7 +169,7 @@ let
     toInt =
       s:
       let
-        digits = match "[[:space:]]*(-?[0-9]+)[[:space:]]*" s;
+        digits = match "[[:space:]]*(-?(0|[1-9][0-9]*))[[:space:]]*" s;
       in
       if digits == null then throw "Could not convert ${toJSON s} to int." else builtins.fromJSON (head digits);
     fileContents = path: lib.removeSuffix "\n" (builtins.readFile path);

@@ -241,8 +241,8 @@ let
         parent: n: m:
         let
           isFile = isPath m || isString m;
-          file = if isFile then toString m else parent;
-          key = if isFile then toString m else "${parent}:anon-${toString n}";
+          file = if isFile then toString m else parent.file;
+          key = if isFile then toString m else "${parent.key}:anon-${toString n}";
           value = if isFile then import m else m;
           apply =
             f:
@@ -263,23 +263,15 @@ let
           normal file key value
         else
           throw "Expected a module in ${file}, but found ${show value}";
-      step =
-        state: entry:
-        let
-          m = load entry.parent entry.n entry.module;
-          below = lib.imap1 (n: module: { inherit module n; parent = if m.file == unknown then m.key else m.file; }) m.imports;
-          seen = state // { keys = state.keys ++ [ m.key ]; };
-          after = foldl' step seen below;
-        in
-        if elem m.key state.keys then state else after // { modules = after.modules ++ [ m ]; };
+      loadAll = parent: lib.imap1 (load parent);
     in
-    (foldl' step
-      {
-        keys = [ ];
-        modules = [ ];
+    # Breadth first, then backwards: lists of several modules come out in that order.
+    lib.reverseList (
+      builtins.genericClosure {
+        startSet = loadAll { file = unknown; key = ""; } modules;
+        operator = m: loadAll m m.imports;
       }
-      (lib.imap1 (n: module: { inherit module n; parent = unknown; }) modules)
-    ).modules;
+    );
 
   # The options that every evaluation has.
   internal = {

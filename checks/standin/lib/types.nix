@@ -49,11 +49,31 @@ let
   mergeEqual =
     loc: defs:
     if all (def: def.value == (head defs).value) defs then (head defs).value else conflict loc defs;
+  # What has no rule of its own: by what the values are.
+  mergeDefault =
+    loc: defs:
+    let
+      values = map (def: def.value) defs;
+    in
+    if length defs == 1 then
+      head values
+    else if all isList values then
+      builtins.concatLists values
+    else if all isAttrs values then
+      lib.mergeAttrsList values
+    else if all isBool values then
+      builtins.any lib.id values
+    else if all isString values then
+      lib.concatStrings values
+    else if all isInt values then
+      mergeEqual loc defs
+    else
+      conflict loc defs;
   inStore = x: lib.hasPrefix "${builtins.storeDir}/" (toString x);
 
   types = {
     raw = noun "raw" "raw value" { };
-    unspecified = noun "unspecified" "unspecified value" { merge = types.anything.merge; };
+    unspecified = noun "unspecified" "unspecified value" { merge = mergeDefault; };
     anything = noun "anything" "anything" {
       merge =
         loc: defs:
@@ -192,7 +212,7 @@ let
       t:
       types.addCheck (types.listOf t) (xs: xs != [ ])
       // {
-        description = "non-empty list of ${phrase [ "noun" "composite" ] t}";
+        description = "non-empty (list of ${phrase [ "noun" "composite" ] t})";
         emptyValue = { };
       };
 
