@@ -21,21 +21,20 @@ in
     (name:
       let package = packages.${name}; in ''
         [ "$(ls ${package}/bin)" = ${name} ] && [ ${lib.getExe package} = ${package}/bin/${name} ]
+        go version -m ${lib.getExe package} | sed -n 's/^\tdep\t\([^\t]*\)\t.*/${name} \1/p' >>$out
+        ${lib.optionalString (lib.elem name [ "cis490-episode" "cis490-shipper" ]) ''
+          if grep -E '^${name} (${lib.concatStringsSep "|" ofTheReceiver})' $out; then echo "${name}: these modules are the receiver's alone" >&2; exit 1; fi
+        ''}
         ${lib.getExe package} --version | grep -F ${package.version}
-        for file in share/man/man1/${name}.1* share/bash-completion/completions/${name} share/fish/vendor_completions.d/${name}.fish \
+        for file in share/bash-completion/completions/${name} share/fish/vendor_completions.d/${name}.fish \
           share/zsh/site-functions/_${name} ${lib.optionalString (lib.elem name daemons) "lib/systemd/catalog/cis490.catalog"}; do
           if [ ! -s ${package}/$file ]; then echo "${name}: $file is missing" >&2; exit 1; fi
         done
-        for command in $(${lib.getExe package} __complete "" 2>/dev/null | sed -n 's/^\([a-z-]*\)\t.*/\1/p' | grep -vx -e help -e completion); do
-          if ! ls ${package}/share/man/man1/${name}-$command.1* >/dev/null; then echo "${name} $command: no manual page" >&2; exit 1; fi
+        for page in ${name} $(${lib.getExe package} __complete "" 2>/dev/null | sed -n 's/^\([a-z-]*\)\t.*/${name}-\1/p' | grep -v -e '-help$' -e '-completion$'); do
+          if [ -z "$(find ${package}/share/man/man1 -name "$page.1*")" ]; then echo "$page: no manual page" >&2; exit 1; fi
         done
-        go version -m ${lib.getExe package} | sed -n 's/^\tdep\t\([^\t]*\)\t.*/${name} \1/p' >>$out
       '')
     names) + ''
-    ! grep -E '^cis490-(shipper|episode) (${lib.concatStringsSep "|" ofTheReceiver})' $out || {
-      echo "modules that are the receiver's alone" >&2
-      exit 1
-    }
     grep -q '^cis490-receiver modernc.org/sqlite' $out
   '');
 
