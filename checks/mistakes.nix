@@ -1,8 +1,8 @@
 # Settings that are wrong, each with what the message has to say: the option, and what is allowed or what to do. nixos-rebuild refuses each
 # before anything is touched. checks/run flake builds each and looks at the message.
-{ version ? "19700101.devel" }:
+{ version ? "19700101.devel", lib ? import ./standin/lib }:
 let
-  outputs = import ./standin/outputs.nix { inherit version; };
+  outputs = import ./standin/outputs.nix { inherit version lib; };
   with' = host: module: outputs.nixosConfigurations.${host}.extendModules { modules = [ module ]; };
   labHost = with' "lab-host";
   receiver = with' "receiver";

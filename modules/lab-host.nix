@@ -33,6 +33,7 @@ in
     enable = lib.mkEnableOption "all daemons of a lab host";
     caFile = lib.mkOption {
       type = lib.types.nullOr lib.types.path;
+      defaultText = lib.literalMD "none: it has to be set";
       example = lib.literalExpression "./ca.crt";
       description = ''
         Certificate of the CA that issued the receiver's, PEM: the file `ca/ca.crt` in the receiver's `state_dir`. It is

@@ -23,9 +23,10 @@ let
       inherit (lib.nixosSystem {
         modules = [ nixosModules.default { nixpkgs.hostPlatform = pkgs.stdenv.hostPlatform.system; } settings ];
       }) config;
-      # NixOS gives every unit a PATH of its store, and notes when to restart it.
+      # NixOS gives every unit a PATH of its store, and notes when to restart it. Whether it writes how to enable one depends on its version.
       lines = lib.filter (line: !(lib.hasPrefix "Environment=" line) && !(lib.hasPrefix "X-" line))
-        (lib.splitString "\n" config.systemd.units."cis490-${role}.service".text);
+        (lib.splitString "\n" (lib.head (lib.splitString "\n[Install]" config.systemd.units."cis490-${role}.service".text)))
+      ++ [ "[Install]" "WantedBy=${toString config.systemd.services."cis490-${role}".wantedBy}" "" ];
       users = lib.filterAttrs (name: _: name == "cis490-${role}") config.users.users;
       tmpfiles = lib.mapAttrsToList
         (path: rule: "d ${path} ${rule.d.mode} ${rule.d.user} ${rule.d.group} -")

@@ -2,15 +2,5 @@
 # built. README.md in checks/ says what it can't show. checks/nix puts it in the place of nixpkgs.
 {
   description = "stand-in for nixpkgs";
-  outputs =
-    _:
-    let
-      lib = import ./lib // {
-        nixosSystem = import ./nixos.nix { inherit lib legacyPackages; };
-      };
-      legacyPackages = lib.genAttrs [ "x86_64-linux" "aarch64-linux" ] (system: import ./pkgs.nix { inherit lib system; });
-    in
-    {
-      inherit lib legacyPackages;
-    };
+  outputs = _: import ./nixpkgs.nix (import ./lib);
 }

@@ -79,6 +79,10 @@ let
             message = "Exactly one of users.users.${name}.isSystemUser and users.users.${name}.isNormalUser must be set.";
           }
           {
+            assertion = lib.stringLength user.name < 32 && lib.stringLength user.group < 32;
+            message = "users.users.${name}: names of users and groups have at most 31 characters.";
+          }
+          {
             assertion = user.group != "";
             message = "users.users.${name}.group is unset. This used to default to nogroup, but this is unsafe.";
           }

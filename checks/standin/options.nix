@@ -1,5 +1,7 @@
 # The options of NixOS that the project sets, or that rendering what it sets needs: by the file of NixOS (26.05) that declares them, with the
 # type and default that they have there. Any other option is an error. A submodule's options that nobody here sets are left out as well.
+# Read in several versions of those files, as public mirrors have them, none of them the pinned one: where they differ, as of Type= and
+# Restart=, the narrower stands here.
 { lib, pkgs }:
 let
   inherit (lib) mkOption types;
@@ -9,6 +11,8 @@ let
   set = type: default { } (types.attrsOf type);
   sub = options: types.submodule { inherit options; };
   flag = default false types.bool;
+  # A field of /etc/passwd.
+  passwdEntry = type: types.addCheck type (value: builtins.match "[^:\n]*" value != null) // { description = "${type.description}, not containing newlines or colons"; };
 
   unitName = types.strMatching "[a-zA-Z0-9@%:_.\\-]+[.](service|socket|device|mount|automount|swap|target|path|timer|scope|slice)";
   # The value of a directive: lists repeat it and add up, everything else has to be equal wherever it is set.
@@ -27,8 +31,8 @@ let
   oneOf = name: values: config: !(config ? ${name}) || lib.elem (config.${name}.content or config.${name}) values;
   serviceConfig = types.addCheck (types.attrsOf unitOption) (
     config:
-    oneOf "Type" [ "exec" "simple" "forking" "oneshot" "dbus" "notify" "notify-reload" "idle" ] config
-    && oneOf "Restart" [ "no" "on-success" "on-failure" "on-abnormal" "on-abort" "on-watchdog" "always" ] config
+    oneOf "Type" [ "exec" "simple" "forking" "oneshot" "dbus" "notify" "idle" ] config
+    && oneOf "Restart" [ "no" "on-success" "on-failure" "on-abnormal" "on-abort" "always" ] config
   );
 in
 {
@@ -36,10 +40,12 @@ in
     assertions = list types.unspecified;
     warnings = list types.str;
   };
-  "nixos/modules/misc/meta.nix".meta.maintainers = list types.raw;
-  "nixos/modules/misc/nixpkgs.nix".nixpkgs.hostPlatform = option (types.coercedTo types.str (system: { inherit system; }) types.attrs);
+  "nixos/modules/misc/nixpkgs.nix".nixpkgs.hostPlatform = mkOption {
+    type = types.either types.str types.attrs;
+    apply = platform: if lib.isString platform then { system = platform; } else platform;
+  };
   "nixos/modules/misc/version.nix".system.stateVersion = option types.str;
-  "nixos/modules/system/build.nix".system.build = default { } (types.lazyAttrsOf types.unspecified);
+  "nixos/modules/system/build.nix".system.build = default { } (types.lazyAttrsOf (types.uniq types.unspecified));
 
   "nixos/modules/config/system-path.nix".environment.systemPackages = list types.package;
   "nixos/modules/system/etc/etc.nix".environment.etc = set (
@@ -63,14 +69,14 @@ in
         { name, config, ... }:
         {
           options = {
-            name = option types.str;
-            description = default "" types.str;
+            name = option (passwdEntry types.str);
+            description = default "" (passwdEntry types.str);
             uid = default null (types.nullOr types.int);
             isSystemUser = flag;
             isNormalUser = flag;
             group = default "" types.str;
             extraGroups = list types.str;
-            home = default "/var/empty" types.path;
+            home = default "/var/empty" (passwdEntry types.path);
             createHome = flag;
             openssh.authorizedKeys.keys = list types.singleLineStr; # declared in nixos/modules/services/networking/ssh/sshd.nix
           };
@@ -182,7 +188,11 @@ in
 
   "nixos/modules/services/networking/firewall.nix".networking.firewall = {
     enable = default true types.bool;
-    allowedTCPPorts = list types.port;
+    allowedTCPPorts = mkOption {
+      type = types.listOf types.port;
+      default = [ ];
+      apply = ports: lib.unique (lib.sort lib.lessThan ports);
+    };
   };
   "nixos/modules/tasks/network-interfaces.nix".networking.hostName = default "nixos" (
     types.strMatching "^$|^[[:alnum:]]([[:alnum:]_-]{0,61}[[:alnum:]])?$"
@@ -190,7 +200,6 @@ in
   "nixos/modules/services/networking/ssh/sshd.nix".services.openssh.enable = flag;
   "nixos/modules/system/boot/timesyncd.nix".services.timesyncd.enable = default true types.bool;
   "nixos/modules/system/boot/loader/systemd-boot/systemd-boot.nix".boot.loader.systemd-boot.enable = flag;
-  "nixos/modules/system/boot/loader/efi.nix".boot.loader.efi.canTouchEfiVariables = flag;
   "nixos/modules/tasks/filesystems.nix".fileSystems = set (
     sub {
       device = default null (types.nullOr types.nonEmptyStr);
@@ -198,5 +207,4 @@ in
       options = default [ "defaults" ] (types.nonEmptyListOf types.nonEmptyStr);
     }
   );
-  "nixos/modules/config/nix.nix".nix.settings.experimental-features = list types.str;
 }
