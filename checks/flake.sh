@@ -81,7 +81,9 @@ part_flake() {
   check "vendorHash" flake_vendor_hash .
   check "outputs" flake_outputs .
   check "every output evaluates, for both systems" checks/nix flake check --no-build --all-systems .
-  for name in $(checks/nix eval --raw ".#checks.$system" --apply 'checks: toString (builtins.attrNames checks)' 2>"$work/check.log"); do
+  # Of a scenario what runs it, with its script type-checked: running it is another part.
+  for name in $(checks/nix eval --raw ".#checks.$system" --apply \
+    'checks: toString (map (name: if checks.${name} ? driver then "${name}.driver" else name) (builtins.attrNames checks))' 2>"$work/check.log"); do
     check "checks.$name" checks/nix build --no-link --print-build-logs ".#checks.$system.$name"
   done
   mapfile -t outputs < <(sed -nE "s/^(packages|devShells)\.$system\./.#&/p; s/^(nixosConfigurations\..*)/.#\1.config.system.build.toplevel/p" checks/outputs.txt)

@@ -16,7 +16,6 @@ in
   # strings
   hasPrefix = map (lib.hasPrefix "/run/") [ "/run/cis490" "/run" "" "/var/run/" ];
   hasSuffix = map (lib.hasSuffix ".json") [ "a.json" "json" ".json" "a.json.x" ];
-  hasInfix = map (lib.hasInfix "a.b") [ "xa.by" "axb" "" ];
   removePrefix = map (lib.removePrefix "/run/") [ "/run/a" "/var/run/a" "/run/" ];
   removeSuffix = map (lib.removeSuffix "\n") [ "a\n" "a\n\n" "" ];
   splitString = [ (lib.splitString ":" "::a:b:") (lib.splitString "." "a.b.c") (lib.splitString "\n" "") (lib.splitString "[" "a[b") (lib.splitString "$(" "a$(b") ];
@@ -26,21 +25,15 @@ in
   toInt-of-nothing = lib.toInt "";
   toInt-of-a-fraction = lib.toInt "1.5";
   toInt-with-zeros = lib.toInt "0755";
-  toUpper-toLower = [ (lib.toUpper "aZ9_é") (lib.toLower "AzÉ-9") ];
   escapeShellArg = map lib.escapeShellArg [ "a" "a b" "it's" "" "$HOME" "a/b:c=d" ];
-  escapeShellArgs = lib.escapeShellArgs [ "one" "two three" 4 ];
   escapeRegex = lib.escapeRegex "a.b*[c](d){e}^$?+|\\";
   concats = [ (lib.concatLines [ "a" "b" ]) (lib.concatLines [ ]) (lib.concatStrings [ "a" "b" ]) (lib.concatMapStrings toString [ 1 2 ]) (lib.concatMapStringsSep "," toString [ 1 2 ]) ];
-  concatImapStringsSep = lib.concatImapStringsSep "-" (i: s: "${toString i}${s}") [ "a" "b" ];
-  concatMapAttrsStringSep = lib.concatMapAttrsStringSep ";" (n: v: "${n}=${v}") { b = "2"; a = "1"; };
   optionalString = [ (lib.optionalString true "a") (lib.optionalString false "a") ];
   getName-getVersion = map (p: [ (lib.getName p) (lib.getVersion p) ]) [ "cis490-shipper-1.2" { pname = "a-b"; version = "3"; } { name = "x-1"; } ];
-  versions = [ (lib.versionAtLeast "2.3" "2.10") (lib.versionOlder "2.3" "2.10") (lib.versionAtLeast "1" "1") ];
   makeBinPath = lib.makeBinPath [ (package "a") "/usr" ];
   isStorePath = map lib.isStorePath [ (package "a") "/nix/store" "/nix/store/00000000000000000000000000000000-a/b" "/etc" 1 ];
   getExe = lib.getExe (package "a" // { meta.mainProgram = "b"; });
   getExe' = lib.getExe' (package "a") "c";
-  fileContents = lib.fileContents (builtins.toFile "f" "a\nb\n");
   stringToCharacters = lib.stringToCharacters "a b";
 
   # lists
@@ -51,24 +44,20 @@ in
     imap = [ (lib.imap0 (i: v: [ i v ]) [ "a" "b" ]) (lib.imap1 (i: v: [ i v ]) [ "a" ]) ];
     range = [ (lib.range 1 3) (lib.range 3 1) ];
     unique = lib.unique [ 3 1 3 2 1 ];
-    subtract = [ (lib.subtractLists [ 1 ] [ 1 2 1 3 ]) (lib.intersectLists [ 2 1 ] [ 1 2 3 ]) ];
     folds = [ (lib.foldr (a: b: "${a}${b}") "!" [ "a" "b" ]) (lib.foldl' (a: b: "${a}${b}") "!" [ "a" "b" ]) ];
     count = lib.count (v: v > 1) [ 1 2 3 ];
     sortOn = lib.sortOn (v: v.a) [ { a = 2; b = 1; } { a = 1; b = 2; } { a = 1; b = 3; } ];
-    findFirst = [ (lib.findFirst (v: v > 1) 0 [ 1 2 3 ]) (lib.findFirst (v: v > 9) 0 [ 1 ]) ];
-    allUnique = [ (lib.allUnique [ 1 2 ]) (lib.allUnique [ 1 1 ]) ];
   };
   last-of-nothing = lib.last [ ];
 
   # attribute sets
   attrsets = {
     genAttrs = lib.genAttrs [ "b" "a" ] (n: n + n);
-    maps = [ (lib.mapAttrs' (n: v: lib.nameValuePair "${n}${n}" (v + 1)) { a = 1; }) (lib.mapAttrsToList (n: v: "${n}${toString v}") { b = 2; a = 1; }) (lib.attrsToList { a = 1; }) ];
+    maps = [ (lib.mapAttrs' (n: v: lib.nameValuePair "${n}${n}" (v + 1)) { a = 1; }) (lib.mapAttrsToList (n: v: "${n}${toString v}") { b = 2; a = 1; }) ];
     filters = [ (lib.filterAttrs (n: v: n != "a" && v != 2) { a = 1; b = 2; c = 3; }) (lib.filterAttrsRecursive (_: v: v != null) { a = null; b = { c = null; d = 1; }; }) ];
-    concatMapAttrs = lib.concatMapAttrs (n: v: { "${n}x" = v; }) { a = 1; b = 2; };
-    recursive = [ (lib.mapAttrsRecursive (p: v: lib.concatStringsSep "." p + v) { a.b = "1"; c = "2"; }) (lib.recursiveUpdate { a = { b = 1; c = 2; }; } { a = { c = 3; }; d = 4; }) ];
+    recursive = [ (lib.recursiveUpdate { a = { b = 1; c = 2; }; } { a = { c = 3; }; d = 4; }) ];
     paths = [ (lib.attrByPath [ "a" "b" ] 0 { a.b = 1; }) (lib.attrByPath [ "a" "c" ] 0 { a.b = 1; }) (lib.attrByPath [ "a" "b" ] 0 { a = 1; }) (lib.hasAttrByPath [ "a" ] { a = 1; }) (lib.setAttrByPath [ "a" "b" ] 1) (lib.getAttrFromPath [ "a" ] { a = 1; }) ];
-    folds = [ (lib.foldlAttrs (acc: n: v: "${acc}${n}${v}") "" { b = "2"; a = "1"; }) (lib.mergeAttrsList [ { a = 1; } { a = 2; b = 3; } ]) (lib.getAttrs [ "a" ] { a = 1; b = 2; }) (lib.collect lib.isString { a = "x"; b = { c = "y"; d = 1; }; }) ];
+    folds = [ (lib.mergeAttrsList [ { a = 1; } { a = 2; b = 3; } ]) (lib.collect lib.isString { a = "x"; b = { c = "y"; d = 1; }; }) ];
     optionalAttrs = [ (lib.optionalAttrs true { a = 1; }) (lib.optionalAttrs false { a = 1; }) ];
   };
 
@@ -77,7 +66,7 @@ in
   toPretty-of-lines = lib.generators.toPretty { } { a = [ 1 2 ]; b = { c = "d"; }; };
   showOption = map lib.showOption [ [ "a" "b" ] [ "services" "cis490.x" "y" ] [ "a" "<name>" "c" ] [ "a" "*" ] [ "a" "lab-01" ] [ "a" "1x" ] ];
   fileset = (lib.fileset.toSource { root = ../../.; fileset = lib.fileset.unions [ ../../go.mod (lib.fileset.difference ../../modules ../../modules/common.nix) ]; }).outPath;
-  functions = [ (lib.isFunction (a: a)) (lib.isFunction { __functor = _: a: a; }) (lib.functionArgs ({ a, b ? 1 }: a)) (lib.fix (self: { a = 1; b = self.a; })).b (lib.pipe 1 [ (a: a + 1) toString ]) ];
+  functions = [ (lib.isFunction (a: a)) (lib.isFunction { __functor = _: a: a; }) (lib.functionArgs ({ a, b ? 1 }: a)) (lib.fix (self: { a = 1; b = self.a; })).b ];
 
   # types: what they take and how definitions of one option become one
   bool = one types.bool true;
@@ -108,7 +97,6 @@ in
   strMatching-part = one (types.strMatching "[a-z]{1,3}") "abcd";
   strMatching-conflict = merged (types.strMatching "[a-z]") [ "a" "b" ];
   lines = merged types.lines [ "a" "b" ];
-  commas = merged types.commas [ "a" "b" ];
   separatedString = merged (types.separatedString " ") [ "a" (lib.mkBefore "b") (lib.mkAfter "c") ];
   path = map (one types.path) [ "/a" "/nix/store" ];
   path-relative = one types.path "a/b";

@@ -28,19 +28,11 @@ let
   trivial = {
     id = x: x;
     const = x: _: x;
-    flip =
-      f: a: b:
-      f b a;
-    pipe = foldl' (x: f: f x);
     min = a: b: if a < b then a else b;
     max = a: b: if a > b then a else b;
     boolToString = b: if b then "true" else "false";
     importJSON = path: builtins.fromJSON (builtins.readFile path);
     warn = message: builtins.trace "warning: ${message}";
-    warnIf = condition: message: if condition then lib.warn message else x: x;
-    throwIf = condition: message: if condition then throw message else x: x;
-    throwIfNot = condition: lib.throwIf (!condition);
-    assertMsg = condition: message: condition || throw message;
     isFunction = f: builtins.isFunction f || (f ? __functor && builtins.isFunction (f.__functor f));
     functionArgs = f: if f ? __functor then f.__functionArgs or (lib.functionArgs (f.__functor f)) else builtins.functionArgs f;
     fix =
@@ -51,7 +43,6 @@ let
       x;
     toList = x: if isList x then x else [ x ];
     isDerivation = x: x.type or null == "derivation";
-    makeOverridable = f: args: f args // { override = new: lib.makeOverridable f (args // (if lib.isFunction new then new args else new)); };
   };
 
   lists = {
@@ -66,8 +57,6 @@ let
     imap1 = f: lib.imap0 (i: f (i + 1));
     range = a: b: genList (i: a + i) (lib.max 0 (b - a + 1));
     unique = foldl' (seen: x: if builtins.elem x seen then seen else seen ++ [ x ]) [ ];
-    subtractLists = drop: filter (x: !builtins.elem x drop);
-    intersectLists = keep: filter (x: builtins.elem x keep);
     foldr =
       f: zero: xs:
       if xs == [ ] then zero else f (head xs) (lib.foldr f zero (tail xs));
@@ -75,13 +64,6 @@ let
     count = p: xs: length (filter p xs);
     sort = builtins.sort;
     sortOn = f: builtins.sort (a: b: f a < f b);
-    findFirst =
-      p: default: xs:
-      let
-        found = filter p xs;
-      in
-      if found == [ ] then default else head found;
-    allUnique = xs: lib.unique xs == xs;
   };
 
   attrsets = {
@@ -90,18 +72,9 @@ let
     genAttrs = names: f: listToAttrs (map (name: lib.nameValuePair name (f name)) names);
     mapAttrs' = f: set: listToAttrs (lib.mapAttrsToList f set);
     mapAttrsToList = f: set: map (name: f name set.${name}) (attrNames set);
-    attrsToList = lib.mapAttrsToList lib.nameValuePair;
-    concatMapAttrs = f: set: foldl' (a: b: a // b) { } (lib.mapAttrsToList f set);
     filterAttrs = p: set: removeAttrs set (filter (name: !p name set.${name}) (attrNames set));
     filterAttrsRecursive =
       p: set: mapAttrs (_: value: if isAttrs value then lib.filterAttrsRecursive p value else value) (lib.filterAttrs p set);
-    mapAttrsRecursive = lib.mapAttrsRecursiveCond (_: true);
-    mapAttrsRecursiveCond =
-      p: f:
-      let
-        go = path: mapAttrs (name: value: if isAttrs value && p value then go (path ++ [ name ]) value else f (path ++ [ name ]) value);
-      in
-      go [ ];
     attrByPath =
       path: default: set:
       if path == [ ] then
@@ -118,9 +91,7 @@ let
       a: b:
       a
       // mapAttrs (name: value: if isAttrs value && isAttrs (a.${name} or null) then lib.recursiveUpdate a.${name} value else value) b;
-    foldlAttrs = f: zero: set: foldl' (acc: name: f acc name set.${name}) zero (attrNames set);
     mergeAttrsList = foldl' (a: b: a // b) { };
-    getAttrs = names: set: lib.genAttrs names (name: set.${name});
     collect =
       p: x:
       if p x then
@@ -140,16 +111,9 @@ let
     concatMapStringsSep =
       sep: f: xs:
       concatStringsSep sep (map f xs);
-    concatImapStringsSep =
-      sep: f: xs:
-      concatStringsSep sep (lib.imap1 f xs);
-    concatMapAttrsStringSep =
-      sep: f: set:
-      concatStringsSep sep (lib.mapAttrsToList f set);
     optionalString = condition: s: if condition then s else "";
     hasPrefix = prefix: s: substring 0 (stringLength prefix) s == prefix;
     hasSuffix = suffix: s: stringLength s >= stringLength suffix && substring (stringLength s - stringLength suffix) (-1) s == suffix;
-    hasInfix = infix: s: length (lib.splitString infix s) > 1;
     removePrefix = prefix: s: if lib.hasPrefix prefix s then substring (stringLength prefix) (-1) s else s;
     removeSuffix = suffix: s: if lib.hasSuffix suffix s then substring 0 (stringLength s - stringLength suffix) s else s;
     splitString = sep: s: filter isString (builtins.split (lib.escapeRegex sep) (toString s));
@@ -163,22 +127,16 @@ let
         s = toString arg;
       in
       if match "[[:alnum:],._+:@%/-]+" s != null then s else "'${replaceStrings [ "'" ] [ "'\\''" ] s}'";
-    escapeShellArgs = lib.concatMapStringsSep " " lib.escapeShellArg;
-    toUpper = replaceStrings (lib.stringToCharacters "abcdefghijklmnopqrstuvwxyz") (lib.stringToCharacters "ABCDEFGHIJKLMNOPQRSTUVWXYZ");
-    toLower = replaceStrings (lib.stringToCharacters "ABCDEFGHIJKLMNOPQRSTUVWXYZ") (lib.stringToCharacters "abcdefghijklmnopqrstuvwxyz");
     toInt =
       s:
       let
         digits = match "[[:space:]]*(-?(0|[1-9][0-9]*))[[:space:]]*" s;
       in
       if digits == null then throw "Could not convert ${toJSON s} to int." else builtins.fromJSON (head digits);
-    fileContents = path: lib.removeSuffix "\n" (builtins.readFile path);
     makeSearchPath = sub: pkgs: concatStringsSep ":" (map (pkg: "${pkg}/${sub}") (filter (pkg: pkg != null) pkgs));
     makeBinPath = pkgs: lib.makeSearchPath "bin" (map lib.getBin pkgs);
     getName = x: if isString x then (builtins.parseDrvName x).name else x.pname or (builtins.parseDrvName x.name).name;
     getVersion = x: if isString x then (builtins.parseDrvName x).version else x.version or (builtins.parseDrvName x.name).version;
-    versionAtLeast = a: b: builtins.compareVersions a b >= 0;
-    versionOlder = a: b: builtins.compareVersions a b < 0;
     isStringLike = x: isString x || builtins.isPath x || x ? outPath || x ? __toString;
     isStorePath = x: lib.isStringLike x && builtins.dirOf (toString x) == builtins.storeDir && substring 0 1 (toString x) == "/";
     getExe = x: lib.getExe' x (x.meta.mainProgram or (lib.getName x));

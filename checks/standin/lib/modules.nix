@@ -7,7 +7,6 @@ let
     attrNames
     concatMap
     concatStringsSep
-    elem
     filter
     foldl'
     head
@@ -374,39 +373,4 @@ in
   mkOrder = priority: content: { _type = "order"; inherit priority content; };
   mkBefore = lib.mkOrder 500;
   mkAfter = lib.mkOrder 1500;
-  mkAssert = assertion: message: content: lib.mkIf (if assertion then true else throw "\nFailed assertion: ${message}") content;
-
-  # An option that is gone: setting it fails with the reason.
-  mkRemovedOptionModule =
-    path: instructions:
-    { options, ... }:
-    let
-      opt = lib.getAttrFromPath path options;
-    in
-    {
-      options = lib.setAttrByPath path (lib.mkOption { visible = false; apply = _: throw "The option `${showOption path}' can no longer be used since it's been removed. ${instructions}"; });
-      config.assertions = [
-        {
-          assertion = !opt.isDefined;
-          message = "The option definition `${showOption path}' in ${concatStringsSep ", " opt.files} no longer has any effect; please remove it.\n${instructions}";
-        }
-      ];
-    };
-
-  # An option that has moved: its definitions go to the new place, with a warning.
-  mkRenamedOptionModule =
-    from: to:
-    { config, options, ... }:
-    let
-      opt = lib.getAttrFromPath from options;
-    in
-    {
-      options = lib.setAttrByPath from (lib.mkOption { visible = false; description = "Alias of {option}`${showOption to}`."; apply = _: lib.getAttrFromPath to config; });
-      config = lib.mkMerge [
-        {
-          warnings = lib.optional opt.isDefined "The option `${showOption from}' defined in ${concatStringsSep ", " opt.files} has been renamed to `${showOption to}'.";
-        }
-        (lib.setAttrByPath to (lib.mkIf opt.isDefined (lib.mkMerge (map (lib.mkOverride opt.highestPrio) opt.definitions))))
-      ];
-    };
 }

@@ -5,7 +5,6 @@ let
     concatStringsSep
     filter
     isBool
-    isString
     match
     toJSON
     ;
@@ -13,10 +12,8 @@ in
 {
   mkOption = option: option // { _type = "option"; };
   isOption = x: x._type or null == "option";
-  isType = type: x: x._type or null == type;
   literalExpression = text: { _type = "literalExpression"; inherit text; };
   literalMD = text: { _type = "literalMD"; inherit text; };
-  mdDoc = text: text;
 
   mkEnableOption =
     what:

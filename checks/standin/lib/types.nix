@@ -3,7 +3,6 @@
 let
   inherit (builtins)
     all
-    attrNames
     concatMap
     concatStringsSep
     elem
@@ -69,7 +68,6 @@ let
       mergeEqual loc defs
     else
       conflict loc defs;
-  inStore = x: lib.hasPrefix "${builtins.storeDir}/" (toString x);
 
   types = {
     raw = noun "raw" "raw value" { };
@@ -133,11 +131,8 @@ let
         merge = _: defs: concatStringsSep sep (map (def: def.value) defs);
       };
     lines = types.separatedString "\n";
-    commas = types.separatedString ",";
 
     path = noun "path" "absolute path" { check = x: lib.isStringLike x && substring 0 1 (toString x) == "/"; merge = mergeEqual; };
-    pathInStore = noun "path" "path in the Nix store" { check = x: lib.isStringLike x && inStore x; merge = mergeEqual; };
-    externalPath = noun "path" "absolute path not in the Nix store" { check = x: isString x && substring 0 1 x == "/" && !inStore x; merge = mergeEqual; };
     package = noun "package" "package" { check = x: lib.isDerivation x || lib.isStorePath x; };
     attrs = noun "attrs" "attribute set" {
       check = isAttrs;
