@@ -76,5 +76,10 @@ in
       systemd-analyze --root=$PWD verify --man=no --recursive-errors=no ''${unit##*/}
       systemd-analyze security --offline=true --threshold=12 --no-pager $unit
     done | tee -a $out
+    mkdir -p etc
+    touch etc/passwd etc/group
+    systemd-sysusers --root=$PWD ${packages.units}/lib/sysusers.d/*.conf
+    cat ${packages.units}/lib/tmpfiles.d/*.conf | systemd-tmpfiles --root=$PWD --dry-run --create - 2>&1 | tee tmpfiles.log
+    if grep -v '^Would create directory ' tmpfiles.log; then exit 1; fi
   '';
 }

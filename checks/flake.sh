@@ -32,6 +32,27 @@ flake_vendor_hash() {
   [ "$says" = "$is" ] || { echo "src/package.nix: vendorHash is $says"; echo "                 it has to be $is"; return 1; }
 }
 
+# overlays.default has the programs of packages, by the same derivations.
+flake_overlay() {
+  checks/nix eval --impure --raw --expr "let outputs = import $(realpath "$1")/checks/standin/outputs.nix { };"'
+      pkgs = (import ./checks/standin/nixpkgs.nix (import ./checks/standin/lib)).legacyPackages.x86_64-linux;
+      overlaid = outputs.overlays.default (pkgs // overlaid) pkgs;
+      differ = builtins.filter (name: overlaid.${name}.drvPath != outputs.packages.x86_64-linux.${name}.drvPath) (builtins.attrNames overlaid);
+    in if differ == [ ] && overlaid != { } then "the same" else throw (toString differ)'
+}
+
+# The flake of the deploy page, with the hosts beside it, as somebody makes their own from them.
+flake_deploy() {
+  local own=$work/deploy host
+  rm -rf "$own"; mkdir "$own"
+  cp "$1"/nixos/*.nix "$1/nixos/ca.crt" "$own/"
+  sed -n '/^```nix$/,/^```$/p' "$1/nixos/README.md" | sed "1d;\$d;s,git+https://git.example.org/cis490,git+file://$(realpath "$1")," >"$own/flake.nix"
+  for host in receiver lab-01; do
+    checks/nix --real eval --raw --no-write-lock-file --override-input cis490/nixpkgs "path:$(realpath "$1")/checks/standin" \
+      "path:$own#nixosConfigurations.$host.config.system.build.toplevel.drvPath" || return 1
+  done
+}
+
 # One of mistakes.nix: it has to fail, and to say all that it should.
 flake_mistake() {
   local says
@@ -90,6 +111,8 @@ part_flake() {
   check "packages, hosts, shell and formatter build" checks/nix build --no-link --print-build-logs "${outputs[@]}" ".#formatter.$system"
   check "nix run .#demo" checks/nix run .#demo -- --help
   check "nix develop" checks/nix develop -c go vet ./src/version
+  check "overlay" flake_overlay .
+  check "the flake of the deploy page" flake_deploy .
   check "a lab host has the shipper alone" flake_closure . lab-host cis490-shipper
   check "a receiver has the receiver alone" flake_closure . receiver cis490-receiver
   for name in $(checks/nix eval --raw -f checks/mistakes.nix says --apply 'says: toString (builtins.attrNames says)'); do
@@ -200,6 +223,8 @@ part_flake_defects() {
     "$b.programs-are-whole" "these modules are the receiver's alone"
   defect "receiver on a lab host" modules/shipper.nix 's,systemPackages = \[ cfg.package ,&config.services.cis490.receiver.package ,' \
     "flake_closure TREE lab-host cis490-shipper" "in the closure of lab-host: cis490-receiver cis490-shipper"
+  defect "overlay of other programs" flake.nix 's/(programsOf final)/(programsOf (final \/\/ { runCommand = name: final.runCommand "${name}-x"; }))/' \
+    "flake_overlay TREE" "cis490-demo"
   defect "host that is not what its module needs" nixos/lab-host.nix '/settings.receiver.url/d' \
     "flake_closure TREE lab-host cis490-shipper" "settings.receiver.url"
 }

@@ -253,7 +253,7 @@ let
     findutils = machine "findutils" [ "find" "xargs" ];
     gnugrep = machine "gnugrep" [ "grep" ];
     gnused = machine "gnused" [ "sed" ];
-    systemd = machine "systemd" [ "systemctl" "journalctl" "systemd-analyze" "systemd-notify" "systemd-run" "systemd-tmpfiles" ];
+    systemd = machine "systemd" [ "systemctl" "journalctl" "systemd-analyze" "systemd-notify" "systemd-run" "systemd-sysusers" "systemd-tmpfiles" ];
     python3 = machine "python3" [ "python3" ];
     gopls = machine "gopls" [ "gopls" ];
     curl = machine "curl" [ "curl" ];
