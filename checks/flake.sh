@@ -197,6 +197,8 @@ part_flake_defects() {
     "$b.units-are-sound" "identity is 0755"
   defect "secret in the store" nixos/receiver.nix 's,openFirewall = true;,& certFile = "/c"; keyFile = ./ca.crt;,' \
     "flake_closure TREE receiver cis490-receiver" "receiver.keyFile is in the Nix store"
+  defect "user that nobody makes" modules/units.nix 's/u ${name} -:/u ${name}x -:/' \
+    "$b.units-are-sound" "Failed to resolve user"
   defect "user that is of no kind" modules/lab-host.nix '/isSystemUser = true/d' \
     "flake_closure TREE lab-host cis490-shipper" "users.users.cis490-shipper.isSystemUser"
   defect "option that NixOS does not have" modules/shipper.nix 's/environment.systemPackages = /systemd.watchdog = 3; &/' \

@@ -51,7 +51,11 @@ let
           builder = "/bin/bash";
           args = [
             "-c"
-            "source $stdenv/setup; genericBuild"
+            ''
+              source $stdenv/setup
+              if [ -n "''${buildCommand-}" ]; then eval "$buildCommand"; else genericBuild; fi
+              exit
+            ''
           ];
         }
       );

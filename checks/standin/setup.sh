@@ -19,7 +19,6 @@ unpackPhase() {
 }
 genericBuild() {
   local phase
-  if [ -n "${buildCommand-}" ]; then eval "$buildCommand"; return; fi
   unpackPhase
   for phase in configurePhase buildPhase checkPhase installPhase; do
     if [ "$phase" = checkPhase ] && [ "${doCheck-}" != 1 ]; then continue; fi
