@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"cis490/src/code"
+	"cis490/src/pack"
 	"cis490/src/wire"
 )
 
@@ -208,7 +209,7 @@ func TestTwoAppendsAtOnce(t *testing.T) {
 	if at != int64(len(p.frames[0])) && at != int64(len(p.frames[0])+len(p.frames[1])) {
 		t.Errorf("offset %d is not the end of a frame", at)
 	}
-	if h := held(t, a); h.Content != h.Frames<<20 || h.Frames < 1 {
+	if h := held(t, a); h.Content != h.Frames*pack.FrameSize || h.Frames < 1 {
 		t.Errorf("held %+v", h)
 	}
 	receipt(t, g.host.do(patch(path, at, true, all[at:])), p, code.Stored)

@@ -22,6 +22,7 @@ import (
 
 	"cis490/src/code"
 	"cis490/src/episode"
+	"cis490/src/pack"
 	"cis490/src/wire"
 )
 
@@ -248,7 +249,7 @@ func TestRangeCost(t *testing.T) {
 			t.Fatalf("%s, %d bytes, %v", resp.Status, len(b), err)
 		}
 		// Client and receiver are one process here: the megabyte itself counts too.
-		if n := charsRead(t) - before; n > 6<<20 {
+		if n := charsRead(t) - before; n > 6*pack.FrameSize {
 			t.Errorf("%s: %d bytes were read for a range of 1 MiB", name, n)
 		} else {
 			t.Logf("%s: %d bytes were read", name, n)

@@ -101,8 +101,8 @@ func (e *encoder) encode(level Level, src, dst []byte) ([]byte, error) {
 			speed = zstd.SpeedDefault
 		}
 		e.enc = nil
-		// The window is the frame: nothing farther back can be referred to.
-		enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(speed), zstd.WithWindowSize(FrameSize),
+		// The largest window, a power of two, that a frame can fill.
+		enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(speed), zstd.WithWindowSize(1<<20),
 			zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true), zstd.WithEncoderCRC(true))
 		if err != nil {
 			return nil, fmt.Errorf("make a zstd encoder: %w", err)

@@ -13,8 +13,10 @@ package pack
 
 import "cis490/src/bag"
 
-// FrameSize is the number of tar bytes in each zstd frame but the last, and the first after a resume.
-const FrameSize = 1 << 20
+// FrameSize is the number of tar bytes in each zstd frame but the last, and the first after a resume: an episode of one frame crosses
+// in one request. It is a MiB and some more, for what is recorded in buffers and blocks tends to come to a MiB, and the tag files and
+// tar headers of such an episode are to fit in too.
+const FrameSize = 1<<20 + 128<<10
 
 // tagFiles are the tag files of an episode in the order of the stream.
 var tagFiles = [...]string{bag.TagManifest, bag.Declaration, bag.InfoFile, bag.Manifest, bag.Files}

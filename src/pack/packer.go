@@ -101,7 +101,7 @@ const (
 	minBuffer     = FrameSize >> (bufferClasses - 1)
 )
 
-func bufferClass(n int) int { return max(0, bits.Len(uint(n-1))-bits.Len(uint(minBuffer-1))) }
+func bufferClass(n int) int { return bits.Len(uint((n - 1) / minBuffer)) }
 
 // buffer gives a buffer with room for a frame of n tar bytes.
 func (p *Packer) buffer(n int) []byte {
