@@ -16,6 +16,7 @@ import (
 	"cis490/src/code"
 	"cis490/src/durable"
 	"cis490/src/hosts"
+	"cis490/src/liveness"
 	"cis490/src/pack"
 	"cis490/src/store"
 	"cis490/src/wire"
@@ -151,6 +152,7 @@ func (x *exchange) newUpload(ann wire.Announcement, length int64) (*upload, erro
 		os.Remove(u.dataPath())
 		return nil, ioError(err, "begin an upload")
 	}
+	defer u.onDisk("begin upload of ").Done()
 	if u.file, err = os.OpenFile(u.dataPath(), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
 		return undo(err)
 	}
@@ -520,6 +522,7 @@ func (u *upload) write() error {
 		return code.New(code.Malformed, "the upload has more than %d bytes, which is more than the announced size = %d and files = %d can need",
 			u.bounds.archive, u.ann.Size, u.ann.Files)
 	}
+	defer u.onDisk("write upload of ").Done()
 	if _, err := u.file.WriteAt(u.buf, at); err != nil {
 		return ioError(err, "write the partial upload")
 	}
@@ -620,6 +623,7 @@ func (u *upload) cutBack() error {
 	keep, size := max(u.ends, u.proper), u.size
 	u.mu.Unlock()
 	if size > keep {
+		defer u.onDisk("cut back upload of ").Done()
 		if err := u.file.Truncate(keep); err != nil {
 			return ioError(err, "cut the partial upload back")
 		}
@@ -692,9 +696,8 @@ func (u *upload) sync() error {
 	if !dirty && named {
 		return nil
 	}
-	w := u.r.tracker.Worker("flush upload of " + u.ann.ID.String())
+	w := u.onDisk("flush upload of ")
 	defer w.Done()
-	w.Within(flushWithin)
 	if dirty {
 		if err := u.file.Sync(); err != nil {
 			return u.giveUp(ioError(err, "flush the partial upload"))
@@ -712,8 +715,16 @@ func (u *upload) sync() error {
 	return nil
 }
 
-// flushWithin is the watchdog's deadline for one fsync.
+// flushWithin is the watchdog's deadline for one fsync, and for one write, which waits for the disk just as long
+// once too much is to be written to it.
 const flushWithin = 2 * time.Minute
+
+// onDisk tells the watchdog of a step that waits for the disk. Done ends it.
+func (u *upload) onDisk(doing string) *liveness.Worker {
+	w := u.r.tracker.Worker(doing + u.ann.ID.String())
+	w.Within(flushWithin)
+	return w
+}
 
 // writeMeta puts on the disk what the upload is, and the names of its two files.
 func (u *upload) writeMeta() error {
@@ -764,9 +775,8 @@ func (u *upload) flushSome() {
 	u.r.work.Add(1)
 	go func() {
 		defer u.r.work.Done()
-		w := u.r.tracker.Worker("flush upload of " + u.ann.ID.String())
+		w := u.onDisk("flush upload of ")
 		defer w.Done()
-		w.Within(flushWithin)
 		f.err = file.Sync()
 		if f.err == nil && !named {
 			w.Progress()
@@ -809,6 +819,7 @@ func (u *upload) end(o outcome) {
 	if room != nil {
 		room.Release()
 	}
+	defer u.onDisk("remove upload of ").Done()
 	// The name first: a crash in between leaves a file that the next start sweeps.
 	for _, p := range []string{u.metaPath(), u.dataPath()} {
 		if err := os.Remove(p); err != nil && !errors.Is(err, os.ErrNotExist) {
