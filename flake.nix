@@ -15,14 +15,14 @@
         inherit version;
       };
 
-      # The daemons come from this flake, with the nixpkgs that they were tested with, unless package says otherwise.
-      module = path: daemon: {
-        key = "cis490#${daemon}"; # imported twice it is one
+      # The programs come from this flake, with the nixpkgs that they were tested with, unless package says otherwise.
+      module = path: programs: {
+        key = "cis490#${baseNameOf path}"; # imported twice it is one
         imports = [
           path
           ({ pkgs, ... }: {
-            key = "cis490#${daemon}-package";
-            services.cis490.${daemon}.package = lib.mkDefault self.packages.${pkgs.stdenv.hostPlatform.system}."cis490-${daemon}";
+            key = "cis490#${baseNameOf path}-packages";
+            services.cis490 = lib.mapAttrs (_: name: { package = lib.mkDefault self.packages.${pkgs.stdenv.hostPlatform.system}.${name}; }) programs;
           })
         ];
       };
@@ -59,8 +59,8 @@
 
       nixosModules = {
         default.imports = [ self.nixosModules.receiver self.nixosModules.lab-host ];
-        receiver = module ./modules/receiver.nix "receiver";
-        lab-host = module ./modules/lab-host.nix "shipper";
+        receiver = module ./modules/receiver.nix { receiver = "cis490-receiver"; };
+        lab-host = module ./modules/lab-host.nix { shipper = "cis490-shipper"; labHost = "cis490-episode"; };
       };
 
       nixosConfigurations = lib.mapAttrs (_: path: host path "x86_64-linux") hosts;

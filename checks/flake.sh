@@ -113,7 +113,7 @@ part_flake() {
   check "nix develop" checks/nix develop -c go vet ./src/version
   check "overlay" flake_overlay .
   check "the flake of the deploy page" flake_deploy .
-  check "a lab host has the shipper alone" flake_closure . lab-host cis490-shipper
+  check "a lab host has shipper and sealing alone" flake_closure . lab-host "cis490-episode cis490-shipper"
   check "a receiver has the receiver alone" flake_closure . receiver cis490-receiver
   for name in $(checks/nix eval --raw -f checks/mistakes.nix says --apply 'says: toString (builtins.attrNames says)'); do
     check "refused: $name" flake_mistake . "$name"
@@ -224,7 +224,7 @@ part_flake_defects() {
   defect "receiver's modules in the shipper" src/package.nix 's,^    done$,& ; [ ${name} != cis490-shipper ] || install -m 755 bin/cis490-receiver $out/bin/${name},' \
     "$b.programs-are-whole" "these modules are the receiver's alone"
   defect "receiver on a lab host" modules/shipper.nix 's,systemPackages = \[ cfg.package ,&config.services.cis490.receiver.package ,' \
-    "flake_closure TREE lab-host cis490-shipper" "in the closure of lab-host: cis490-receiver cis490-shipper"
+    "flake_closure TREE lab-host cis490-shipper" "in the closure of lab-host: cis490-episode cis490-receiver cis490-shipper"
   defect "overlay of other programs" flake.nix 's/(programsOf final)/(programsOf (final \/\/ { runCommand = name: final.runCommand "${name}-x"; }))/' \
     "flake_overlay TREE" "cis490-demo"
   defect "host that is not what its module needs" nixos/lab-host.nix '/settings.receiver.url/d' \

@@ -31,6 +31,7 @@ in
 
   options.services.cis490.labHost = {
     enable = lib.mkEnableOption "all daemons of a lab host";
+    package = lib.mkPackageOption pkgs "cis490-episode" { };
     caFile = lib.mkOption {
       type = lib.types.nullOr lib.types.path;
       defaultText = lib.literalMD "none: it has to be set";
@@ -57,7 +58,10 @@ in
   };
 
   config = lib.mkMerge [
-    (lib.mkIf cfg.enable { services.cis490.shipper.enable = lib.mkDefault true; })
+    (lib.mkIf cfg.enable {
+      services.cis490.shipper.enable = lib.mkDefault true;
+      environment.systemPackages = [ cfg.package ]; # to put data into the queue
+    })
 
     (lib.mkIf shipper.enable {
       assertions = [
