@@ -127,6 +127,7 @@ in
       AmbientCapabilities = "";
       CapabilityBoundingSet = "";
       DevicePolicy = "closed";
+      InaccessiblePaths = [ "-/dev/shm" "-/dev/mqueue" "-/run/lock" ];
       KeyringMode = "private";
       LockPersonality = true;
       MemoryDenyWriteExecute = true;

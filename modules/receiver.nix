@@ -130,7 +130,7 @@ in
             lib.optionals (cfg.keyFile != null) [ "cert:${cfg.certFile}" "key:${cfg.keyFile}" ]
             ++ lib.optionals (cfg.caKeyFile != null) [ "ca-cert:${cfg.caFile}" "ca-key:${cfg.caKeyFile}" ];
           serviceConfig.ExecStartPre = lib.mkIf ownCA
-            "${lib.getExe cfg.package} ca init --config /etc/cis490/receiver.hcl.json";
+            "-${lib.getExe cfg.package} ca init --config /etc/cis490/receiver.hcl.json"; # serve says what is wrong, by its exit status too
         }
       ];
     }
