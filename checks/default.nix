@@ -4,8 +4,21 @@ let
   names = lib.filter (lib.hasPrefix "cis490-") (lib.attrNames packages);
   daemons = [ "cis490-receiver" "cis490-shipper" ];
   ofTheReceiver = [ "modernc.org/" "github.com/google/uuid" "github.com/remyoudompheng/bigfft" ]; # SQLite, and what it brings
+
+  # Scenarios: NAME.nix has the nodes, NAME.py, after common.py, what is done to them.
+  scenario = name: pkgs.testers.runNixOSTest {
+    _module.args.next = import ../src/package.nix {
+      inherit (pkgs) lib buildGoModule runCommand symlinkJoin;
+      version = "next";
+    };
+    imports = [ (./. + "/${name}.nix") ];
+    inherit name;
+    defaults = { imports = [ nixosModules.default ]; virtualisation.diskSize = 8192; };
+    testScript = lib.concatMapStrings builtins.readFile [ ./common.py (./. + "/${name}.py") ];
+  };
+  scenarios = [ "end-to-end" "quarantine" "restart" "sandbox" "upgrade" "watchdog" ];
 in
-{
+lib.genAttrs scenarios scenario // {
   inherit (packages) default units;
 
   options = pkgs.runCommand "options-are-documented" { } ''

@@ -170,11 +170,12 @@ let
       );
 
   # The machine's own programs, of the package that has them in nixpkgs.
-  machine =
-    name: programs:
+  machine = machineIn "bin";
+  machineIn =
+    dir: name: programs:
     runCommand "${name}-stand-in" { meta.mainProgram = lib.head programs; } ''
       mkdir -p $out/bin
-      for program in ${toString programs}; do ln -s /usr/bin/$program $out/bin/$program; done
+      for program in ${toString programs}; do ln -s /usr/${dir}/$program $out/bin/$program; done
     '';
 
   pkgs = {
@@ -261,7 +262,12 @@ let
     python3 = machine "python3" [ "python3" ];
     gopls = machine "gopls" [ "gopls" ];
     curl = machine "curl" [ "curl" ];
-    e2fsprogs = machine "e2fsprogs" [ "mke2fs" ];
+    e2fsprogs = machineIn "sbin" "e2fsprogs" [ "mke2fs" "mkfs.ext4" ];
+    nftables = machineIn "sbin" "nftables" [ "nft" ];
+    testers = import ./testers.nix {
+      inherit lib pkgs;
+      inherit (lib) nixosSystem;
+    };
     fuse3 = machine "fuse3" [ "fusermount3" ];
     rsync = machine "rsync" [ "rsync" ];
     strace = machine "strace" [ "strace" ];
