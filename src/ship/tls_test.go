@@ -329,7 +329,7 @@ func TestTrickleAndStall(t *testing.T) {
 	tap := newWireTap(t, addr.String())
 	l := newLab(t, to(tap.Addr().String()))
 	tap.slow.Store(300 << 10)
-	l.make(1, 1<<20+100_000) // takes some 4 s, four times stall_timeout
+	l.make(1, 1<<20+300_000) // takes some 4 s, four times stall_timeout
 	began := time.Now()
 	l.start(Deps{Identity: r.client(t, "127.0.0.1")})
 	defer l.stop()
