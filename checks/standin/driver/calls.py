@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import datetime
 import inspect
 import re
 import sys
@@ -17,7 +18,7 @@ from typing import Iterator
 
 MACHINES = ("Machine", "BaseMachine", "QemuMachine")
 LOGGERS = ("Logger", "AbstractLogger")
-VALUES = (str, bytes, list, dict, set, tuple, int, float, re.Match)  # whose methods a script calls as well
+VALUES = (str, bytes, list, dict, set, tuple, int, float, re.Match, datetime.datetime)  # whose methods a script calls as well
 Calls = dict[str, inspect.Signature]
 
 
@@ -86,7 +87,7 @@ def mistakes(driver: Driver, script: Path, common: set[str]) -> Iterator[str]:
             known = driver.functions.get(name)
         elif isinstance(call.func, ast.Attribute):
             name = call.func.attr
-            of = call.func.value.id if isinstance(call.func.value, ast.Name) else ""
+            of = ast.unparse(call.func.value).split(".")[0]
             if of in modules:
                 continue
             if of == "t":
