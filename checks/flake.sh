@@ -71,7 +71,7 @@ flake_closure() {
   flake_build "$1" "nixosConfigurations.$2.config.system.build.toplevel" || return 1
   paths=$(checks/nix path-info -r -f "$1/checks/standin/outputs.nix" --argstr version "$version" "nixosConfigurations.$2.config.system.build.toplevel") || return 1
   paths=$(sed -nE 's,^/nix/store/[a-z0-9]{32}-(cis490-[a-z]+)-[0-9].*,\1,p' <<<"$paths" | sort -u | tr '\n' ' ')
-  [ "$paths" = "$3 " ] || { echo "in the closure of $2: $paths, instead of $3"; return 1; }
+  [ "$paths" = "${*:3} " ] || { echo "in the closure of $2: $paths, instead of ${*:3}"; return 1; }
 }
 
 # All that must not change, as text: /etc with the authorities that this machine trusts, and /nix.
@@ -170,7 +170,7 @@ part_flake_defects() {
   defect "syntax error" flake.nix 's/^  inputs.nixpkgs.url = \(.*\);/  inputs.nixpkgs.url = \1/' \
     "flake_outputs TREE" "syntax error"
   defect "module that is not there" flake.nix 's,modules/lab-host.nix,modules/labhost.nix,' \
-    "flake_closure TREE lab-host cis490-shipper" "modules/labhost.nix"
+    "flake_closure TREE lab-host cis490-episode cis490-shipper" "modules/labhost.nix"
   defect "unlocked input" flake.nix '/inputs.nixpkgs.url/a \  inputs.other.url = "github:example/other";' \
     "flake_lock TREE" "other: is not locked"
   defect "lock of another branch" flake.lock 's/nixos-26.05/nixos-25.11/' \
@@ -192,7 +192,7 @@ part_flake_defects() {
   defect "directive that systemd does not know" modules/common.nix 's/LimitNOFILE = /LimitNOFILES = 1; &/; ' \
     "$b.units-are-sound" "LimitNOFILES"
   defect "value that systemd does not know" modules/common.nix 's/Restart = "always"/Restart = "sometimes"/' \
-    "flake_closure TREE lab-host cis490-shipper" "serviceConfig' is not of type"
+    "flake_closure TREE lab-host cis490-episode cis490-shipper" "serviceConfig' is not of type"
   defect "key that all can read" modules/lab-host.nix 's/identity" = dir "0700"/identity" = dir "0755"/' \
     "$b.units-are-sound" "identity is 0755"
   defect "secret in the store" nixos/receiver.nix 's,openFirewall = true;,& certFile = "/c"; keyFile = ./ca.crt;,' \
@@ -200,9 +200,9 @@ part_flake_defects() {
   defect "user that nobody makes" modules/units.nix 's/u ${name} -:/u ${name}x -:/' \
     "$b.units-are-sound" "Failed to resolve user"
   defect "user that is of no kind" modules/lab-host.nix '/isSystemUser = true/d' \
-    "flake_closure TREE lab-host cis490-shipper" "users.users.cis490-shipper.isSystemUser"
+    "flake_closure TREE lab-host cis490-episode cis490-shipper" "users.users.cis490-shipper.isSystemUser"
   defect "option that NixOS does not have" modules/shipper.nix 's/environment.systemPackages = /systemd.watchdog = 3; &/' \
-    "flake_closure TREE lab-host cis490-shipper" "systemd.watchdog. does not exist"
+    "flake_closure TREE lab-host cis490-episode cis490-shipper" "systemd.watchdog. does not exist"
   defect "option of the wrong type" modules/receiver.nix 's/(map lib.toInt port)/port/' \
     "flake_closure TREE receiver cis490-receiver" "allowedTCPPorts.* is not of type"
   defect "option without a description" modules/common.nix '/description = "Seconds without progress/d' \
@@ -224,11 +224,11 @@ part_flake_defects() {
   defect "receiver's modules in the shipper" src/package.nix 's,^    done$,& ; [ ${name} != cis490-shipper ] || install -m 755 bin/cis490-receiver $out/bin/${name},' \
     "$b.programs-are-whole" "these modules are the receiver's alone"
   defect "receiver on a lab host" modules/shipper.nix 's,systemPackages = \[ cfg.package ,&config.services.cis490.receiver.package ,' \
-    "flake_closure TREE lab-host cis490-shipper" "in the closure of lab-host: cis490-episode cis490-receiver cis490-shipper"
+    "flake_closure TREE lab-host cis490-episode cis490-shipper" "in the closure of lab-host: cis490-episode cis490-receiver cis490-shipper"
   defect "overlay of other programs" flake.nix 's/(programsOf final)/(programsOf (final \/\/ { runCommand = name: final.runCommand "${name}-x"; }))/' \
     "flake_overlay TREE" "cis490-demo"
   defect "host that is not what its module needs" nixos/lab-host.nix '/settings.receiver.url/d' \
-    "flake_closure TREE lab-host cis490-shipper" "settings.receiver.url"
+    "flake_closure TREE lab-host cis490-episode cis490-shipper" "settings.receiver.url"
 }
 
 # defect NAME FILE SED CHECK MESSAGE: CHECK names the tree as TREE.

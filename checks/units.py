@@ -24,8 +24,8 @@ def rows(heading: str) -> list[list[str]]:
 
 
 def words(value: str) -> list[str]:
-    """Values as they compare: a program without its folder, yes for true."""
-    return [re.sub(r"^/(\S*/)?bin/", "", "yes" if word == "true" else word) for word in value.split()]
+    """Values as they compare: a program without its folder (behind its prefixes, systemd.service(5)), yes for true."""
+    return [re.sub(r"^([-+@:!]*)/(\S*/)?bin/", r"\1", "yes" if word == "true" else word) for word in value.split()]
 
 
 reasons: dict[str, list[list[str]]] = {}

@@ -86,7 +86,7 @@ func TestOverTLS(t *testing.T) {
 	}), r.server(t, "127.0.0.1"))
 	l := newLab(t, to(addr.String()))
 	l.make(100, 500)
-	l.make(3, 1<<20)
+	l.make(3, 1<<20+300_000)
 	l.make(2, 5<<20)
 	l.start(Deps{Identity: r.client(t, "127.0.0.1")})
 	defer l.stop()

@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -398,8 +400,18 @@ func TestScrubGoesOn(t *testing.T) {
 func TestKeepScrubbing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
-		var found []Finding
-		s, err := open(dir, Options{Found: func(f Finding) { found = append(found, f) }}, systemCalls())
+		var mu sync.Mutex
+		var all []Finding
+		found := func() []Finding {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(all)
+		}
+		s, err := open(dir, Options{Found: func(f Finding) {
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, f)
+		}}, systemCalls())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -419,12 +431,12 @@ func TestKeepScrubbing(t *testing.T) {
 			s.KeepScrubbing(ctx, func() ScrubPlan { return ScrubPlan{Every: 30 * 24 * time.Hour} })
 		}()
 		time.Sleep(29 * 24 * time.Hour)
-		if len(found) != 0 {
-			t.Errorf("found %+v before it was due", found)
+		if len(found()) != 0 {
+			t.Errorf("found %+v before it was due", found())
 		}
 		time.Sleep(2 * 24 * time.Hour)
 		kinds := map[Kind]int{}
-		for _, f := range found {
+		for _, f := range found() {
 			kinds[f.Kind]++
 		}
 		if diff := cmp.Diff(map[Kind]int{FoundDamaged: 1, FoundStray: 1}, kinds); diff != "" {
@@ -433,8 +445,8 @@ func TestKeepScrubbing(t *testing.T) {
 		// What is damaged is looked at daily, and told of once.
 		flipBit(t, s.ArchivePath(bad.Facts), 300, 0)
 		time.Sleep(25 * time.Hour)
-		if d, err := s.Damaged(ctx, "h1"); err != nil || d.Count != 0 || len(found) != 3 || found[2].Kind != FoundMended {
-			t.Errorf("%+v %v; %d found", d, err, len(found))
+		if d, err := s.Damaged(ctx, "h1"); err != nil || d.Count != 0 || len(found()) != 3 || found()[2].Kind != FoundMended {
+			t.Errorf("%+v %v; %d found", d, err, len(found()))
 		}
 		if rep, err := s.Scrub(ctx, ScrubOptions{}); err != nil || rep.Sound != 2 {
 			t.Errorf("%+v, %v", rep, err)
