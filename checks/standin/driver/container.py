@@ -54,7 +54,7 @@ class Container:
         self.shared = Path(os.environ["RIG_WORK"]) / "shared"
         self.process: subprocess.Popen[bytes] | None = None
         self.leader: int | None = None
-        self.allow_reboot = False
+        self.allow_reboot = self.rebooting = False
         self.disks: list[tuple[int, str, str]] = []  # of virtualisation.emptyDiskImages: open descriptor, loop device, name in the node
 
     # The root file system.
@@ -151,19 +151,21 @@ class Container:
             for group in self.groups:
                 (group / "cgroup.procs").write_text(str(os.getpid()))
 
-        with open(self.console, "ab") as console:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, preexec_fn=into_groups,
-                env={"PATH": os.environ["PATH"], "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
-            )  # fmt: skip
+        environment = {"PATH": os.environ["PATH"], "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
+        with open(self.console, "ab") as out:
+            try:
+                self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, preexec_fn=into_groups, env=environment)
+            except (OSError, subprocess.SubprocessError) as e:
+                raise NotBooted(f"{self.name}: {e}") from e
         self.leader = None
 
     def wait_booted(self) -> None:
         """Waits until its systemd has come up. A node that rebooted is started again first."""
-        if self.process is not None and self.process.poll() == EXIT_REBOOT and self.allow_reboot:
+        if self.rebooting and self.process is not None:
+            if self.process.wait() != EXIT_REBOOT or not self.allow_reboot:
+                raise NotBooted(f"{self.name} is off; who reboots it starts it with allow_reboot = True")
             self.start()
-        if self.leader is not None:
-            return
+        self.rebooting = False
         self.leader = wait_for(30, f"{self.name} has no systemd", self.find_leader)
         wait_for(60, f"{self.name} did not come up", self.came_up)
 
@@ -196,6 +198,11 @@ class Container:
     def signal(self, number: int) -> None:
         if self.leader is not None:
             os.kill(self.leader, number)
+
+    def reboot(self, number: int) -> None:
+        """Sends it the signal that makes it reboot; wait_booted waits for the end of that."""
+        self.signal(number)
+        self.leader, self.rebooting = None, True
 
     def wait_off(self) -> None:
         if self.process is not None:
@@ -243,6 +250,7 @@ class Container:
             for directory, _, _ in os.walk(tree, topdown=False):
                 os.rmdir(directory)
         self.process = self.leader = None
+        self.rebooting = False
         self.unmount()
 
 

@@ -117,8 +117,7 @@ class Machine:
     def reboot(self) -> None:
         """Ctrl+Alt+Delete. It comes up again if it was started with allow_reboot = True."""
         self.connect()
-        self.container.signal(CTRL_ALT_DEL)
-        self.container.leader = None
+        self.container.reboot(CTRL_ALT_DEL)
 
     def block(self) -> None:
         """Unplugs its Ethernet cable."""
