@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"cis490/src/pack"
 )
 
 // bytesOf is the size of the episode in the test below.
@@ -25,10 +27,10 @@ func bytesOf(t *testing.T) int64 {
 	return n
 }
 
-// A frame holds 1 MiB of tar; what does not compress travels as it is. A new connection costs a handshake, a question for the
+// What does not compress travels as it is, in whole frames. A new connection costs a handshake, a question for the
 // offset and the header of a request.
 const (
-	frame  = 1 << 20
+	frame  = pack.FrameSize
 	perCut = 32 << 10
 )
 
