@@ -18,6 +18,7 @@ import (
 	"cis490/src/code"
 	"cis490/src/config"
 	"cis490/src/identity"
+	"cis490/src/pack"
 	"cis490/src/wire"
 )
 
@@ -117,7 +118,7 @@ func TestResume(t *testing.T) {
 	t.Parallel()
 	r, s := newRealm(t), newStandin()
 	addr := serveTLS(t, s, r.server(t, "127.0.0.1"))
-	const frame = 1 << 20
+	const frame = pack.FrameSize
 	for i := range 12 {
 		s.cutAfter = append(s.cutAfter, int64(i)*frame*2/3) // the first ones get nowhere
 	}
