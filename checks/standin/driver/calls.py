@@ -120,7 +120,9 @@ def differences(ours: Driver, theirs: Driver) -> Iterator[str]:
 
 
 def defines(tree: ast.Module) -> set[str]:
-    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    """The functions of a script, and what they are called with."""
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    return {f.name for f in functions} | {a.arg for f in functions for a in f.args.args}
 
 
 def main(directory: str, *scripts: str) -> int:
