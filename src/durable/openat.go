@@ -1,7 +1,6 @@
 package durable
 
 import (
-	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -19,8 +18,10 @@ var noOpenat2 atomic.Bool
 func OpenAt(dir int, rel string, flags int) (int, error) {
 	// openat2 would allow a way up that stays below dir. Without it that can't be had
 	// safely, and a path that we made has none.
-	if slices.Contains(strings.Split(rel, "/"), "..") {
-		return -1, unix.EXDEV
+	for elem := range strings.SplitSeq(rel, "/") {
+		if elem == ".." {
+			return -1, unix.EXDEV
+		}
 	}
 	flags |= unix.O_NOFOLLOW | unix.O_CLOEXEC
 	if !noOpenat2.Load() {

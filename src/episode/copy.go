@@ -26,8 +26,6 @@ import (
 
 const (
 	copyBuffer = 512 << 10
-	// writebackStep is after how many bytes the kernel is told to begin writing, so that the fsync at the end finds little left to do.
-	writebackStep = 16 << 20
 	// copyTries is how often a file that is written to while it is copied is copied anew.
 	copyTries = 3
 )
@@ -316,10 +314,10 @@ func (in *intake) hash(ctx context.Context, r io.Reader, w io.Writer, buf []byte
 
 // writer writes a file from its beginning, leaves holes where a sparse source has zeros, and has the kernel write back as it goes.
 type writer struct {
-	f       *os.File
-	sparse  bool
-	at      int64
-	started int64 // up to where writing back was begun
+	f      *os.File
+	sparse bool
+	at     int64
+	out    durable.Writeback
 }
 
 var zeros [4 << 10]byte
@@ -355,10 +353,8 @@ func run(p []byte) (n int, hole bool) {
 func (w *writer) write(p []byte) (int, error) {
 	n, err := w.f.WriteAt(p, w.at)
 	w.at += int64(n)
-	if err == nil && w.at-w.started >= writebackStep {
-		// Only a hint: an error here comes again at the fsync, which is the one that counts.
-		_ = unix.SyncFileRange(int(w.f.Fd()), w.started, w.at-w.started, unix.SYNC_FILE_RANGE_WRITE)
-		w.started = w.at
+	if err == nil {
+		w.out.Wrote(w.f, w.at)
 	}
 	return n, err
 }

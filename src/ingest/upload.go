@@ -40,7 +40,7 @@ type upload struct {
 	file    *os.File
 	scanner pack.FrameScanner
 	buf     []byte // received, not yet written; nil between requests
-	out     int64  // below it, the kernel was asked to begin to write
+	out     durable.Writeback
 
 	mu       sync.Mutex
 	more     sync.Cond // on mu: frames, whole or stopped changed
@@ -533,17 +533,9 @@ func (u *upload) write() error {
 		u.room.Use(n)
 	}
 	u.mu.Unlock()
-	if at+n-u.out >= writeOutEvery {
-		// The disk works while more is received, and the flush at the end finds little to do. Only a hint: an error
-		// here comes again at the fsync, which is the one that counts.
-		_ = unix.SyncFileRange(int(u.file.Fd()), u.out, at+n-u.out, unix.SYNC_FILE_RANGE_WRITE)
-		u.out = at + n
-	}
+	u.out.Wrote(u.file, at+n)
 	return nil
 }
-
-// writeOutEvery is after how many bytes the disk is set to work on them.
-const writeOutEvery = 4 << 20
 
 // framesEnded takes account of frames that are whole and in the file.
 func (u *upload) framesEnded(whole []pack.FrameInfo) error {
@@ -630,7 +622,6 @@ func (u *upload) cutBack() error {
 	}
 	u.mu.Lock()
 	u.size = keep
-	u.out = min(u.out, keep)
 	u.synced = min(u.synced, keep)
 	ends := u.ends
 	u.mu.Unlock()

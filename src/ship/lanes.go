@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"cis490/src/episode"
+	"cis490/src/pack"
 )
 
 // weight says how large an episode is, as far as it matters to who may go beside
@@ -16,10 +17,10 @@ const (
 	heavy                // more than middleMax
 )
 
-// The bounds, in bytes of payload or of the tar stream. A light one is over
-// within a second on any link that is worth having.
+// The bounds, in bytes of payload or of the tar stream. A light one is one request,
+// and over within a second on any link that is worth having.
 const (
-	lightMax  = 1 << 20
+	lightMax  = pack.FrameSize
 	middleMax = 64 << 20
 )
 
