@@ -434,7 +434,7 @@ func TestUnknownAndRevoked(t *testing.T) {
 	r.body, r.length = io.MultiReader(body.first(), bytes.NewReader(q.bytes()[1_500_000:])), int64(len(q.bytes()))
 	done := make(chan *answer, 1)
 	go func() { a, _ := g.host.try(r); done <- a }()
-	waitFor(t, "the upload to be under way", func() bool { return size(g, path) >= 1<<20 })
+	waitFor(t, "the upload to be under way", func() bool { return size(g, path) >= int64(len(q.frames[0])) })
 	if n, err := g.r.Hosts().Revoke("lab-1", time.Now()); n != 1 || err != nil {
 		t.Fatal(n, err)
 	}

@@ -191,7 +191,7 @@ func TestTwoAppendsAtOnce(t *testing.T) {
 	q.body, q.length = body, int64(len(all))
 	done := make(chan error, 1)
 	go func() { _, err := g.host.try(q); done <- err }()
-	waitFor(t, "the first request to be under way", func() bool { return size(g, path) >= 1<<20 })
+	waitFor(t, "the first request to be under way", func() bool { return size(g, path) >= int64(len(p.frames[0])) })
 
 	// The newer one ends the older, whose whole frames stay.
 	began := time.Now()
@@ -227,7 +227,7 @@ func TestHeadEndsOlderRequest(t *testing.T) {
 	q.body, q.length = body, int64(len(all))
 	done := make(chan error, 1)
 	go func() { _, err := g.host.try(q); done <- err }()
-	waitFor(t, "the request to be under way", func() bool { return size(g, path) >= 1<<20 })
+	waitFor(t, "the request to be under way", func() bool { return size(g, path) >= int64(len(p.frames[0])) })
 	h := g.host.head(path)
 	want(t, h, http.StatusNoContent, "")
 	waitFor(t, "the older request to end at the receiver", func() bool { return g.r.slots.inUse() == 0 })

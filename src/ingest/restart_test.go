@@ -22,6 +22,7 @@ import (
 	"cis490/src/episode"
 	"cis490/src/hosts"
 	"cis490/src/identity"
+	"cis490/src/pack"
 	"cis490/src/wire"
 )
 
@@ -156,7 +157,7 @@ func TestKilledInMidUpload(t *testing.T) {
 		at = want
 	}
 	receipt(t, host.do(patch(path, at, true, all[at:])), p, code.Stored)
-	if over := total + int64(len(all)) - at - int64(len(all)); over > 5*(1<<20+1<<16) {
+	if over := total + int64(len(all)) - at - int64(len(all)); over > 5*(pack.FrameSize+1<<16) {
 		t.Errorf("%d bytes were sent twice over 5 kills", over)
 	}
 	receipt(t, host.post(p), p, code.AlreadyStored)
@@ -287,7 +288,7 @@ func TestStopInMidBody(t *testing.T) {
 	q.body, q.length = body, int64(len(all))
 	done := make(chan *answer, 1)
 	go func() { a, _ := g.host.try(q); done <- a }()
-	waitFor(t, "the upload to be under way", func() bool { return size(g, path) >= 1<<20 })
+	waitFor(t, "the upload to be under way", func() bool { return size(g, path) >= int64(len(p.frames[0])) })
 	old := g.r
 	stopped := make(chan error, 1)
 	go func() { stopped <- g.stop() }()
