@@ -12,7 +12,8 @@ def taken_over(host, unit):
         f"systemctl daemon-reload; systemctl start {unit}",
     )
     invocation = show(host, unit, "InvocationID")
-    out = host.succeed(f"journalctl _SYSTEMD_INVOCATION_ID={invocation} -o cat --no-pager | tail -1")
+    # What it wrote last may reach the journal after its end was told; and su, which it tried, writes there too.
+    out = host.succeed(f"journalctl --sync; journalctl _SYSTEMD_INVOCATION_ID={invocation} -o cat --no-pager | grep '^{{'")
     host.succeed(f"rm -r {drop}; systemctl daemon-reload; systemctl start {unit}")
     host.require_unit_state("neighbour.service")
     return json.loads(out)

@@ -171,14 +171,19 @@ func plan(t testing.TB, dir string) *Plan {
 // stream reads a whole stream and gives its packed bytes.
 func stream(t testing.TB, p *Packer, pl *Plan, from int64) (packed []byte, frames []FrameInfo) {
 	t.Helper()
-	s := p.Stream(context.Background(), pl, from)
+	return taken(t, p.Stream(context.Background(), pl, from))
+}
+
+// taken is all that a stream gives.
+func taken(t testing.TB, s *Stream) (packed []byte, frames []FrameInfo) {
+	t.Helper()
 	defer s.Close()
-	at := from
+	at := s.from
 	for {
 		f, err := s.Next()
 		if err == io.EOF {
-			if at != pl.TarSize() {
-				t.Fatalf("the stream ended at %d of %d", at, pl.TarSize())
+			if at != s.plan.TarSize() {
+				t.Fatalf("the stream ended at %d of %d", at, s.plan.TarSize())
 			}
 			return packed, frames
 		}

@@ -13,7 +13,7 @@ package pack
 
 import "cis490/src/bag"
 
-// FrameSize is the number of tar bytes in each zstd frame but the last, and the first after a resume: an episode of one frame crosses
+// FrameSize is the number of tar bytes in each zstd frame but the last, and the first few after a resume: an episode of one frame crosses
 // in one request. It is a MiB and some more, for what is recorded in buffers and blocks tends to come to a MiB, and the tag files and
 // tar headers of such an episode are to fit in too.
 const FrameSize = 1<<20 + 128<<10

@@ -233,6 +233,7 @@ type Stream struct {
 	p      *Packer
 	plan   *Plan
 	from   int64
+	slow   bool
 	ctx    context.Context
 	cancel context.CancelFunc
 	start  sync.Once
@@ -243,7 +244,7 @@ type Stream struct {
 	closed sync.Once
 }
 
-// Stream packs plan from the tar offset from on. The frames behind the first end at multiples of FrameSize. Close it when done; it ends with ctx too.
+// Stream packs plan from the tar offset from on, in frames that end at multiples of FrameSize. Close it when done; it ends with ctx too.
 //
 // One goroutine reads the files in their order, and others compress; should the disk hang, the stream keeps that one goroutine
 // and one frame until the read returns, and no worker.
@@ -252,6 +253,14 @@ func (p *Packer) Stream(ctx context.Context, plan *Plan, from int64) *Stream {
 	s.ctx, s.cancel = context.WithCancel(ctx)
 	return s
 }
+
+// slowStart is the size of the first frame of a stream that starts slowly.
+const slowStart = 32 << 10
+
+// SlowStart has the first frame be a small one and each further one as large as all before it, up to FrameSize: for a link
+// that was cut and may be again. What a receiver keeps of a cut upload is whole frames, so about half of what a link carries
+// between two cuts is kept at the least, however little that is. Call it before the first Next.
+func (s *Stream) SlowStart() { s.slow = true }
 
 // Next gives the next frame, and io.EOF behind the last. Other errors are a *[code.Error] of the episode, or the context's.
 func (s *Stream) Next() (Frame, error) {
@@ -343,6 +352,9 @@ func (s *Stream) read() {
 			return
 		}
 		n := int(min(FrameSize-c.pos%FrameSize, s.plan.tarSize-c.pos))
+		if s.slow {
+			n = min(n, max(slowStart, int(min(c.pos-s.from, FrameSize))))
+		}
 		j := &job{p: s.p, chooser: s.p.bulk, slot: slot, in: s.p.buffer(n), done: make(chan struct{})}
 		j.frame = Frame{Offset: c.pos, Len: n, Level: s.p.pick(s.p.bulk), job: j}
 		var err error // j.err is the job's own once others have it

@@ -43,6 +43,33 @@ func TestStreamResumesAnywhere(t *testing.T) {
 	})
 }
 
+// Of what a link carries between two cuts about half is kept, however little it is.
+func TestSlowStart(t *testing.T) {
+	c := makeContent(t, tree{"a": noise(1, 5*FrameSize)})
+	want := c.tar(t)
+	pl := plan(t, c.write(t))
+	for _, from := range []int64{0, FrameSize / 2, 3*FrameSize - 1} {
+		p := NewPacker(Options{Workers: 2})
+		s := p.Stream(context.Background(), pl, from)
+		s.SlowStart()
+		packed, frames := taken(t, s)
+		if !bytes.Equal(unpack(t, packed), want[from:]) {
+			t.Fatal("other tar bytes")
+		}
+		at := from
+		for i, f := range frames {
+			if before := at - from; f.Content > max(slowStart, before) {
+				t.Errorf("from %d: frame %d is of %d bytes behind %d", from, i, f.Content, before)
+			}
+			at += f.Content
+		}
+		if n := len(frames); frames[n-2].Content != FrameSize {
+			t.Errorf("from %d: the last whole frame is of %d bytes", from, frames[n-2].Content)
+		}
+		idle(t, p)
+	}
+}
+
 // idle makes sure that a packer has everything back.
 func idle(t testing.TB, p *Packer) {
 	t.Helper()

@@ -160,8 +160,9 @@ func (u *uploader) resumable(ctx context.Context, f *flight, plan *pack.Plan, ou
 			u.s.log.Debug("drop an upload's token", "episode", id.String(), "err", err.Error())
 		}
 	}
-	var last *failure // of the append before
-	held := int64(-1) // what the receiver held before that
+	slow := f.attempt > 1 // the path was seen to fail
+	var last *failure     // of the append before
+	held := int64(-1)     // what the receiver held before that
 	for try := 0; try <= maxRestarts; try++ {
 		var at position
 		if known {
@@ -204,7 +205,8 @@ func (u *uploader) resumable(ctx context.Context, f *flight, plan *pack.Plan, ou
 			u.s.path(u.s.sched.admitted(f))
 		}
 		last, held = nil, at.held.Content
-		out.fail = u.append(ctx, f, plan, where, at, out)
+		out.fail = u.append(ctx, f, plan, where, at, slow, out)
+		slow = true
 		switch {
 		case out.fail == nil || out.fail.parked:
 			return
@@ -303,8 +305,9 @@ func (u *uploader) ask(ctx context.Context, where *url.URL) (at position, comple
 	return at, complete, f
 }
 
-// append sends what the receiver does not hold yet.
-func (u *uploader) append(ctx context.Context, f *flight, plan *pack.Plan, where *url.URL, at position, out *sent) *failure {
+// append sends what the receiver does not hold yet, starting slowly on a path
+// that may be cut again soon.
+func (u *uploader) append(ctx context.Context, f *flight, plan *pack.Plan, where *url.URL, at position, slow bool, out *sent) *failure {
 	u.at(stepSend)
 	u.sent(at.held.Content)
 	held := at.offset
@@ -327,6 +330,9 @@ func (u *uploader) append(ctx context.Context, f *flight, plan *pack.Plan, where
 		},
 		stream: func(ctx context.Context) *body {
 			stream := u.s.packer.Stream(ctx, plan, at.held.Content)
+			if slow {
+				stream.SlowStart()
+			}
 			stream.Progress = func(int) { u.worker.Progress() }
 			b := newBody(u.meter, stream)
 			b.park, b.sample = u.parks, u.s.packer.LinkSample
