@@ -13,8 +13,8 @@ import (
 	"path/filepath"
 	"time"
 
-	"cis490/src/ingest"
 	"cis490/src/ship"
+	"cis490/src/state"
 )
 
 // profiles takes CPU profiles of both our programs during a workload of that
@@ -46,7 +46,7 @@ func (b *bench) profiles(ctx context.Context, workload string, s shape) (err err
 	pace := b.records.of(workload, "", oursName)
 	seconds := 1 + int(math.Ceil(pace.median(func(r record) float64 { return r.Wall / float64(r.Bytes) })*float64(s.bytes())))
 	got := make(chan error, 2)
-	for program, socket := range map[string]string{"shipper": ship.ControlPath(dir + "/run"), "receiver": ingest.SocketPath(dir + "/run-receiver")} {
+	for program, socket := range map[string]string{"shipper": ship.ControlPath(dir + "/run"), "receiver": state.OperatorPath(dir + "/run-receiver")} {
 		go func() {
 			got <- fetchProfile(ctx, socket, seconds, filepath.Join(b.profile, workload+"-"+program+".pprof"))
 		}()

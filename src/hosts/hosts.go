@@ -75,6 +75,14 @@ type Host struct {
 	At      time.Time `json:"at,omitzero"` // of the operator's last allow or revoke; zero if there was none
 }
 
+// Summary is a host with what it has stored.
+type Summary struct {
+	Host
+	Episodes   int64     `json:"episodes"`
+	Bytes      int64     `json:"bytes"`
+	LastStored time.Time `json:"last_stored,omitzero"`
+}
+
 // entry is one record of the registry file: what the operator said of a key.
 type entry struct {
 	Name    string    `json:"name"`

@@ -23,6 +23,7 @@ import (
 	"cis490/src/code"
 	"cis490/src/episode"
 	"cis490/src/pack"
+	"cis490/src/state"
 	"cis490/src/wire"
 )
 
@@ -34,7 +35,7 @@ func (g *rig) operatorCurl(path string, args ...string) (header string, body []b
 		g.t.Skip("curl is not installed")
 	}
 	dir := g.t.TempDir()
-	args = append([]string{"--silent", "--show-error", "--max-time", "30", "--unix-socket", SocketPath(g.cfg.RunDir),
+	args = append([]string{"--silent", "--show-error", "--max-time", "30", "--unix-socket", state.OperatorPath(g.cfg.RunDir),
 		"--dump-header", filepath.Join(dir, "header"), "http://receiver" + path}, args...)
 	if !slices.Contains(args, "--output") {
 		args = append(args, "--output", filepath.Join(dir, "body"))
@@ -229,7 +230,7 @@ func TestRangeCost(t *testing.T) {
 	receipt(t, g.host.post(p), p, code.Stored)
 	var d net.Dialer
 	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return d.DialContext(ctx, "unix", SocketPath(g.cfg.RunDir))
+		return d.DialContext(ctx, "unix", state.OperatorPath(g.cfg.RunDir))
 	}}
 	defer tr.CloseIdleConnections()
 	for _, name := range []string{"a.bin", "b.bin"} {

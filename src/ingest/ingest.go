@@ -41,6 +41,7 @@ import (
 	"cis490/src/journal"
 	"cis490/src/liveness"
 	"cis490/src/metrics"
+	"cis490/src/state"
 	"cis490/src/store"
 	"cis490/src/version"
 )
@@ -185,7 +186,7 @@ func openStore(cfg config.Receiver, r *Receiver) (*store.Store, error) {
 		if !errors.Is(err, durable.ErrLocked) || time.Now().After(end) {
 			return s, err
 		}
-		if c, derr := net.Dial("unix", SocketPath(cfg.RunDir)); derr == nil {
+		if c, derr := net.Dial("unix", state.OperatorPath(cfg.RunDir)); derr == nil {
 			c.Close()
 			return nil, err // another receiver runs
 		}

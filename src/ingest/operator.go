@@ -23,6 +23,7 @@ import (
 	"cis490/src/episode"
 	"cis490/src/hosts"
 	"cis490/src/metrics"
+	"cis490/src/state"
 	"cis490/src/store"
 	"cis490/src/wire"
 )
@@ -34,11 +35,8 @@ type Operator interface {
 	Store() *store.Store
 }
 
-// SocketPath is the operator socket of a receiver with that run_dir.
-func SocketPath(runDir string) string { return filepath.Join(runDir, "operator.sock") }
-
 func listenOperator(cfg config.Receiver) (net.Listener, error) {
-	path := SocketPath(cfg.RunDir)
+	path := state.OperatorPath(cfg.RunDir)
 	// The store's lock is held, so a socket that is there is a dead process's.
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("operator socket: %w", err)
@@ -73,14 +71,6 @@ func listenOperator(cfg config.Receiver) (net.Listener, error) {
 func ofGroup(path string, gid int) bool {
 	var st unix.Stat_t
 	return unix.Lstat(path, &st) == nil && int(st.Gid) == gid
-}
-
-// OperatorHost is one line of the list of hosts.
-type OperatorHost struct {
-	hosts.Host
-	Episodes   int64     `json:"episodes"`
-	Bytes      int64     `json:"bytes"`
-	LastStored time.Time `json:"last_stored,omitzero"`
 }
 
 // OperatorEpisode is one stored episode.
@@ -151,10 +141,10 @@ func OperatorHandler(o Operator) http.Handler {
 		for _, h := range sums {
 			byName[h.Name] = h
 		}
-		list := []OperatorHost{}
+		list := []hosts.Summary{}
 		for _, h := range o.Hosts().List() {
 			s := byName[h.Name]
-			list = append(list, OperatorHost{Host: h, Episodes: s.Episodes, Bytes: s.Bytes, LastStored: s.LastStored})
+			list = append(list, hosts.Summary{Host: h, Episodes: s.Episodes, Bytes: s.Bytes, LastStored: s.LastStored})
 		}
 		return reply(w, list)
 	})
@@ -344,7 +334,7 @@ func (o offline) Store() *store.Store    { return o.store }
 // DialOperator connects to the receiver of that configuration. When none runs, it
 // opens the receiver's store itself, which then can't be served until Close.
 func DialOperator(ctx context.Context, cfg config.Receiver) (*OperatorClient, error) {
-	path := SocketPath(cfg.RunDir)
+	path := state.OperatorPath(cfg.RunDir)
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unix", path)
 	if err == nil {
@@ -452,7 +442,7 @@ func (c *OperatorClient) get(ctx context.Context, method, path string, into any)
 }
 
 // Hosts lists the hosts.
-func (c *OperatorClient) Hosts(ctx context.Context) (list []OperatorHost, err error) {
+func (c *OperatorClient) Hosts(ctx context.Context) (list []hosts.Summary, err error) {
 	return list, c.get(ctx, http.MethodGet, "/hosts", &list)
 }
 
@@ -521,7 +511,7 @@ func (c *OperatorClient) Reindex(ctx context.Context, progress func(episodes int
 }
 
 // State is how the receiver is right now.
-func (c *OperatorClient) State(ctx context.Context) (s State, err error) {
+func (c *OperatorClient) State(ctx context.Context) (s state.Receiver, err error) {
 	return s, c.get(ctx, http.MethodGet, "/state", &s)
 }
 

@@ -20,6 +20,7 @@ import (
 	"cis490/src/hosts"
 	"cis490/src/liveness"
 	"cis490/src/pack"
+	"cis490/src/state"
 	"cis490/src/wire"
 )
 
@@ -39,7 +40,7 @@ func TestOperator(t *testing.T) {
 	receipt(t, g.host.post(p), p, code.Stored)
 	q := g.host.small(2)
 	receipt(t, g.host.post(q), q, code.Stored)
-	i, err := os.Stat(SocketPath(g.cfg.RunDir))
+	i, err := os.Stat(state.OperatorPath(g.cfg.RunDir))
 	if err != nil || i.Mode().Perm() != 0o660 {
 		t.Errorf("operator socket: %v, %v; want mode 0660", i, err)
 	}
@@ -246,7 +247,7 @@ func TestStateMetricsAndNotifications(t *testing.T) {
 	await("RELOADING=1")
 	await("READY=1")
 
-	var s State
+	var s state.Receiver
 	waitFor(t, "the state file", func() bool {
 		b, err := os.ReadFile(filepath.Join(g.cfg.RunDir, "state.json"))
 		return err == nil && json.Unmarshal(b, &s) == nil && s.Codes[code.Stored] == 1

@@ -17,6 +17,7 @@ import (
 
 	"cis490/src/code"
 	"cis490/src/config"
+	"cis490/src/state"
 	"cis490/src/store"
 	"cis490/src/wire"
 )
@@ -169,7 +170,7 @@ func TestStoppedOperator(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c, err := net.Dial("unix", SocketPath(g.cfg.RunDir))
+	c, err := net.Dial("unix", state.OperatorPath(g.cfg.RunDir))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -16,8 +15,8 @@ import (
 	"cis490/src/code"
 	"cis490/src/episode"
 	"cis490/src/journal"
-	"cis490/src/liveness"
 	"cis490/src/metrics"
+	"cis490/src/state"
 	"cis490/src/store"
 	"cis490/src/version"
 	"cis490/src/wire"
@@ -72,31 +71,15 @@ func (r *Receiver) noteRefusal(e event, c code.Code, detail string, status int) 
 // notes is what happened lately, for the state file.
 type notes struct {
 	mu         sync.Mutex
-	lastStored *Stored
-	lastCode   *Happened
+	lastStored *state.Stored
+	lastCode   *state.Happened
 	logged     map[string]time.Time // by host and code
-}
-
-// Stored is an acknowledged episode in the state file.
-type Stored struct {
-	At      time.Time  `json:"at"`
-	Episode episode.ID `json:"episode"`
-	Host    string     `json:"host"`
-}
-
-// Happened is the last code that was answered.
-type Happened struct {
-	Code   code.Code `json:"code"`
-	Since  time.Time `json:"since"` // of the first of an unbroken row of it
-	At     time.Time `json:"at"`    // of the last
-	Host   string    `json:"host,omitempty"`
-	Detail string    `json:"detail,omitempty"`
 }
 
 func (n *notes) stored(e event, c code.Code, receipt wire.Receipt) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.lastStored = &Stored{At: e.now.UTC(), Episode: receipt.Episode, Host: e.host}
+	n.lastStored = &state.Stored{At: e.now.UTC(), Episode: receipt.Episode, Host: e.host}
 	n.happened(e, c, "")
 }
 
@@ -111,7 +94,7 @@ func (n *notes) happened(e event, c code.Code, detail string) {
 	if n.lastCode != nil && n.lastCode.Code == c {
 		since = n.lastCode.Since
 	}
-	n.lastCode = &Happened{Code: c, Since: since, At: e.now.UTC(), Host: e.host, Detail: detail}
+	n.lastCode = &state.Happened{Code: c, Since: since, At: e.now.UTC(), Host: e.host, Detail: detail}
 }
 
 const (
@@ -134,39 +117,11 @@ func (n *notes) first(now time.Time, host string, c code.Code) bool {
 	return true
 }
 
-// State is the state file, <run_dir>/state.json: what the doctor reads first.
-type State struct {
-	Unit      string    `json:"unit"`
-	Version   string    `json:"version"`
-	PID       int       `json:"pid"`
-	StartedAt time.Time `json:"started_at"`
-	UpdatedAt time.Time `json:"updated_at"`
-	Listen    string    `json:"listen"`
-
-	Window              wire.Window `json:"window"`
-	CertificateNotAfter time.Time   `json:"certificate_not_after"`
-
-	LastStored *Stored             `json:"last_stored,omitempty"`
-	LastCode   *Happened           `json:"last_code,omitempty"`
-	Codes      map[code.Code]int64 `json:"codes"` // answers since the start
-
-	UploadsUnderWay int    `json:"uploads_under_way"`
-	PartialUploads  int    `json:"partial_uploads"`
-	PartialBytes    int64  `json:"partial_bytes"`
-	FreeBytes       uint64 `json:"free_bytes"`
-	ReservedBytes   int64  `json:"reserved_bytes"`
-	Rebuilding      bool   `json:"catalogue_rebuilding"`
-
-	DamagedEpisodes int64     `json:"damaged_episodes"`
-	OldestCheck     time.Time `json:"oldest_check,omitzero"` // no stored episode was last read and found right before
-
-	Workers []liveness.State `json:"workers"`
-}
-
 // State is how the receiver is right now.
-func (r *Receiver) State() State {
-	s := State{
-		Unit: "cis490-receiver", Version: version.String(), PID: os.Getpid(), StartedAt: r.started.UTC(), UpdatedAt: r.now().UTC(),
+func (r *Receiver) State() state.Receiver {
+	s := state.Receiver{
+		Schema: 1,
+		Unit:   state.ReceiverUnit, Version: version.String(), PID: os.Getpid(), StartedAt: r.started.UTC(), UpdatedAt: r.now().UTC(),
 		Listen: r.listener.Addr().String(), Window: r.settings.Load().window, CertificateNotAfter: r.cert.NotAfter().UTC(),
 		Codes: r.counts.codeCounts(), UploadsUnderWay: r.slots.inUse(), ReservedBytes: r.store.Reserved(),
 		Workers: r.tracker.States(time.Now()),
@@ -216,7 +171,7 @@ func (r *Receiver) writeState() error {
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(r.settings.Load().cfg.RunDir, "state.json")
+	path := state.ReceiverPath(r.settings.Load().cfg.RunDir)
 	tmp := path + ".new"
 	if err := os.WriteFile(tmp, append(b, '\n'), 0o644); err != nil {
 		return fmt.Errorf("write the state file: %w", err)

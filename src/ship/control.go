@@ -17,12 +17,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cis490/src/metrics"
+	"cis490/src/state"
 )
 
 // ControlPath is the socket on which a shipper with that run_dir is spoken to:
 // HTTP, GET /status (with ?watch for a stream of states, one JSON document a
 // line), POST /push and GET /debug/pprof/.
-func ControlPath(runDir string) string { return filepath.Join(runDir, Unit, "control.sock") }
+func ControlPath(runDir string) string {
+	return filepath.Join(runDir, state.ShipperUnit, "control.sock")
+}
 
 // watchEvery is how often a stream of states has another one.
 const watchEvery = 250 * time.Millisecond
@@ -79,7 +82,7 @@ func listenUnix(path string) (net.Listener, error) {
 	return ln, nil
 }
 
-func answer(w http.ResponseWriter, st State) {
+func answer(w http.ResponseWriter, st state.Shipper) {
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(st) // a client that has gone needs no answer
 }
@@ -145,7 +148,7 @@ func (c *Control) do(ctx context.Context, method, path string) (*http.Response, 
 	return r, nil
 }
 
-func (c *Control) state(ctx context.Context, method, path string) (st State, err error) {
+func (c *Control) state(ctx context.Context, method, path string) (st state.Shipper, err error) {
 	r, err := c.do(ctx, method, path)
 	if err != nil {
 		return st, err
@@ -158,18 +161,18 @@ func (c *Control) state(ctx context.Context, method, path string) (st State, err
 }
 
 // Status is the shipper's state now.
-func (c *Control) Status(ctx context.Context) (State, error) {
+func (c *Control) Status(ctx context.Context) (state.Shipper, error) {
 	return c.state(ctx, http.MethodGet, "/status")
 }
 
 // Push makes the shipper scan and try now, and gives its state after the scan.
-func (c *Control) Push(ctx context.Context) (State, error) {
+func (c *Control) Push(ctx context.Context) (state.Shipper, error) {
 	return c.state(ctx, http.MethodPost, "/push")
 }
 
 // Watch hands one state after the other, several a second, to see, until that
 // returns false, ctx ends or the shipper does.
-func (c *Control) Watch(ctx context.Context, see func(State) bool) error {
+func (c *Control) Watch(ctx context.Context, see func(state.Shipper) bool) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r, err := c.do(ctx, http.MethodGet, "/status?watch")
@@ -179,7 +182,7 @@ func (c *Control) Watch(ctx context.Context, see func(State) bool) error {
 	defer r.Body.Close()
 	d := json.NewDecoder(bufio.NewReader(r.Body))
 	for {
-		var st State
+		var st state.Shipper
 		if err := d.Decode(&st); err != nil {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)

@@ -10,6 +10,7 @@ import (
 
 	"cis490/src/code"
 	"cis490/src/metrics"
+	"cis490/src/state"
 )
 
 // figures is what the shipper counts, for Prometheus.
@@ -111,8 +112,8 @@ func (f *figures) pollFailed(c code.Code) {
 
 func (f *figures) cleanedUp(n int) { f.removed.Add(n) }
 
-func (f *figures) totals() TotalState {
-	return TotalState{Shipped: f.outcomes[code.Stored].Get() + f.outcomes[code.AlreadyStored].Get(),
+func (f *figures) totals() state.Totals {
+	return state.Totals{Shipped: f.outcomes[code.Stored].Get() + f.outcomes[code.AlreadyStored].Get(),
 		PayloadBytes: f.payload.Get(), SentBytes: f.sent.Get()}
 }
 

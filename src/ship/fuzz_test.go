@@ -1,6 +1,7 @@
 package ship
 
 import (
+	"cis490/src/state"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -12,14 +13,14 @@ func FuzzState(f *testing.F) {
 	f.Add([]byte(`{"schema":1,"unit":"cis490-shipper","path":{"held":true,"code":"unreachable","since":"2026-05-01T12:00:00Z"},"queue":{"waiting":3,"postponed_by_code":{"read-failed":1}},"workers":[{"name":"w"}]}`))
 	f.Add([]byte(`{"schema":2}`))
 	dir := f.TempDir()
-	if err := os.MkdirAll(filepath.Dir(StatePath(dir)), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(state.ShipperPath(dir)), 0o755); err != nil {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if err := os.WriteFile(StatePath(dir), b, 0o644); err != nil {
+		if err := os.WriteFile(state.ShipperPath(dir), b, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		st, err := ReadState(dir)
+		st, err := state.ReadShipper(dir)
 		if err != nil {
 			return
 		}
@@ -30,10 +31,10 @@ func FuzzState(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%q: %v", b, err)
 		}
-		if err := os.WriteFile(StatePath(dir), first, 0o644); err != nil {
+		if err := os.WriteFile(state.ShipperPath(dir), first, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		st, err = ReadState(dir)
+		st, err = state.ReadShipper(dir)
 		if err != nil {
 			t.Fatalf("%q: %v", first, err)
 		}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"cis490/src/config"
+	"cis490/src/state"
 )
 
 const (
@@ -136,10 +137,10 @@ func (s *Shipper) paceForever(ctx context.Context) {
 	}
 }
 
-func (p *pace) state() RateState {
+func (p *pace) state() state.Rate {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	st := RateState{Limit: p.now.String(), Window: p.window, Until: timeOrNil(p.next), Off: p.now == config.RateOff, BytesPerSecond: max(0, int64(p.now)), WireBytes: p.sent.Load()}
+	st := state.Rate{Limit: p.now.String(), Window: p.window, Until: timeOrNil(p.next), Off: p.now == config.RateOff, BytesPerSecond: max(0, int64(p.now)), WireBytes: p.sent.Load()}
 	if !p.next.IsZero() {
 		then, _ := p.limit.At(p.next)
 		st.Then = then.String()

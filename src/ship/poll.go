@@ -11,6 +11,7 @@ import (
 	"cis490/src/code"
 	"cis490/src/liveness"
 	"cis490/src/queue"
+	"cis490/src/state"
 	"cis490/src/wire"
 )
 
@@ -210,7 +211,7 @@ func (f *facts) pollFailed(fail *failure) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := time.Now().UTC().Round(0)
-	c := CodeState{Code: fail.code(), Since: now}
+	c := state.Code{Code: fail.code(), Since: now}
 	if old := f.poll.Failure; old != nil && old.Code == c.Code {
 		c.Since = old.Since
 	}

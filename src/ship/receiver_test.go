@@ -21,6 +21,7 @@ import (
 	"cis490/src/hosts"
 	"cis490/src/identity"
 	"cis490/src/ingest"
+	"cis490/src/state"
 )
 
 // receiver is the real receiver in this process.
@@ -201,7 +202,7 @@ func shortDir(t *testing.T) string {
 // testControl asks a running shipper in all ways that there are.
 func testControl(t *testing.T, l *lab, key string) {
 	ctl := NewControl(l.cfg.RunDir)
-	var st State
+	var st state.Shipper
 	eventually(t, 5*time.Second, "the conflict in the figures", func() (ok bool) {
 		var err error
 		if st, err = ctl.Status(t.Context()); err != nil {
@@ -217,14 +218,14 @@ func testControl(t *testing.T, l *lab, key string) {
 		t.Error(err)
 	}
 	seen := 0
-	if err := ctl.Watch(t.Context(), func(State) bool {
+	if err := ctl.Watch(t.Context(), func(state.Shipper) bool {
 		seen++
 		return seen < 3
 	}); err != nil || seen != 3 {
 		t.Errorf("%d states seen, %v", seen, err)
 	}
 	eventually(t, 5*time.Second, "state.json up to date", func() bool {
-		f, err := ReadState(l.cfg.RunDir)
+		f, err := state.ReadShipper(l.cfg.RunDir)
 		return err == nil && f.Quarantine.Total == 1 && f.Queue.Left() == 0
 	})
 	w := &responses{header: http.Header{}}
@@ -238,7 +239,7 @@ func testControl(t *testing.T, l *lab, key string) {
 	if _, err := ctl.Status(t.Context()); err == nil || !strings.Contains(err.Error(), ErrNotRunning.Error()) {
 		t.Errorf("after the stop: %v", err)
 	}
-	if f, err := ReadState(l.cfg.RunDir); err != nil || !f.Stopping {
+	if f, err := state.ReadShipper(l.cfg.RunDir); err != nil || !f.Stopping {
 		t.Errorf("the state that is left: %+v, %v", f, err)
 	}
 }

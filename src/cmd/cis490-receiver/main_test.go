@@ -18,6 +18,7 @@ import (
 	"cis490/src/identity"
 	"cis490/src/ingest"
 	"cis490/src/pack"
+	"cis490/src/state"
 	"cis490/src/wire"
 )
 
@@ -47,7 +48,7 @@ func await(ts *testscript.TestScript, neg bool, args []string) {
 	cfg, err := config.LoadReceiver(ts.Getenv("CONF"))
 	ts.Check(err)
 	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		if _, err := os.Stat(ingest.SocketPath(cfg.RunDir)); err != nil {
+		if _, err := os.Stat(state.OperatorPath(cfg.RunDir)); err != nil {
 			continue // without it the client would open the store itself
 		}
 		c, err := ingest.DialOperator(context.Background(), cfg)

@@ -9,7 +9,7 @@ import (
 	"github.com/vbauerster/mpb/v8/decor"
 
 	"cis490/src/episode"
-	"cis490/src/ship"
+	"cis490/src/state"
 )
 
 // barFrom is the least size of an episode that has a bar of its own, in tar
@@ -33,7 +33,7 @@ func newBars(f *os.File, l *lines) *bars {
 	return b
 }
 
-func (b *bars) show(first, st ship.State) {
+func (b *bars) show(first, st state.Shipper) {
 	b.lines.show(first, st)
 	done := int64(st.Totals.Shipped - first.Totals.Shipped)
 	if aside := st.Quarantine.Total - first.Quarantine.Total; aside > 0 {

@@ -24,6 +24,7 @@ import (
 	"cis490/src/journal"
 	"cis490/src/queue"
 	"cis490/src/ship"
+	"cis490/src/state"
 	"cis490/src/wire"
 )
 
@@ -206,9 +207,9 @@ func TestPrintable(t *testing.T) {
 // Bars, and lines, over the life of a queue.
 func TestProgress(t *testing.T) {
 	id := episode.NewID()
-	state := func(left, shipped int, sent int64) ship.State {
-		return ship.State{Queue: ship.QueueState{Scanned: true, Waiting: left}, Totals: ship.TotalState{Shipped: uint64(shipped)},
-			Workers: []ship.WorkerState{{Name: "upload 0", Episode: &id, SizeBytes: 1 << 30, SentBytes: sent}}}
+	state := func(left, shipped int, sent int64) state.Shipper {
+		return state.Shipper{Queue: state.Queue{Scanned: true, Waiting: left}, Totals: state.Totals{Shipped: uint64(shipped)},
+			Workers: []state.Worker{{Name: "upload 0", Episode: &id, SizeBytes: 1 << 30, SentBytes: sent}}}
 	}
 	var out bytes.Buffer
 	e := emptying{progress: newProgress(&out, true)}

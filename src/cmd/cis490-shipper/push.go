@@ -18,6 +18,7 @@ import (
 	"cis490/src/journal"
 	"cis490/src/liveness"
 	"cis490/src/ship"
+	"cis490/src/state"
 )
 
 func pushCommand(file *string) *cobra.Command {
@@ -86,7 +87,7 @@ func pushHere(ctx context.Context, cfg config.LabHost, out io.Writer) (err error
 	ran := make(chan error, 1)
 	go func() { ran <- s.Run(ctx) }()
 	// From the start, before which nothing was shipped.
-	e := emptying{progress: p, begun: true, first: ship.State{Quarantine: ship.QuarantineState{Total: before.Total}}}
+	e := emptying{progress: p, begun: true, first: state.Shipper{Quarantine: state.Quarantine{Total: before.Total}}}
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for e.see(s.State()) {
@@ -113,8 +114,8 @@ const (
 type emptying struct {
 	progress progress
 	begun    bool
-	first    ship.State
-	last     ship.State
+	first    state.Shipper
+	last     state.Shipper
 	since    time.Time // of the outage whose probes are counted
 	probes   int
 	trouble  time.Time // since when only troubled ones are left
@@ -123,7 +124,7 @@ type emptying struct {
 
 // see takes one state after the other, and returns false when it has seen
 // enough.
-func (e *emptying) see(st ship.State) bool {
+func (e *emptying) see(st state.Shipper) bool {
 	if !st.Queue.Scanned {
 		return true
 	}
@@ -178,7 +179,7 @@ func (e *emptying) verdict() error {
 
 // progress shows how a queue empties.
 type progress interface {
-	show(first, now ship.State)
+	show(first, now state.Shipper)
 	say(line string)
 	writer() io.Writer // for lines of others
 	end()
@@ -207,7 +208,7 @@ type lines struct {
 
 const summaryEvery = 10 * time.Second
 
-func (l *lines) show(first, st ship.State) {
+func (l *lines) show(first, st state.Shipper) {
 	if !l.begun {
 		l.begun, l.aside, l.at = true, first.Quarantine.Total, time.Now()
 		if !l.quiet {

@@ -21,6 +21,7 @@ import (
 	"cis490/src/episode"
 	"cis490/src/queue"
 	"cis490/src/ship"
+	"cis490/src/state"
 )
 
 func quarantineCommand(file *string) *cobra.Command {
@@ -148,7 +149,7 @@ func printQuarantine(out io.Writer, entries iter.Seq2[queue.Quarantined, error],
 		}
 		age := "?"
 		if !e.Reason.QuarantinedAt.IsZero() {
-			age = ship.Span(now.Sub(e.Reason.QuarantinedAt))
+			age = state.Span(now.Sub(e.Reason.QuarantinedAt))
 		}
 		if _, err := fmt.Fprintf(out, format, printable(e.Name), c, age, printable(why)); err != nil {
 			return err

@@ -19,6 +19,7 @@ import (
 	"cis490/src/code"
 	"cis490/src/config"
 	"cis490/src/ship"
+	"cis490/src/state"
 )
 
 func statusCommand(file *string) *cobra.Command {
@@ -42,7 +43,7 @@ with --json a document a line every second.`,
 			if live {
 				return watch(c.Context(), cfg.RunDir, c.OutOrStdout(), asJSON)
 			}
-			st, live, err := state(c.Context(), cfg.RunDir)
+			st, live, err := current(c.Context(), cfg.RunDir)
 			if err != nil {
 				return err
 			}
@@ -68,11 +69,11 @@ with --json a document a line every second.`,
 // liveState is a state as JSON.
 type liveState struct {
 	Live bool `json:"live"` // false: left by a shipper that is not running
-	ship.State
+	state.Shipper
 }
 
-// state asks the running shipper, or reads what the last one left.
-func state(ctx context.Context, runDir string) (st ship.State, live bool, err error) {
+// current asks the running shipper, or reads what the last one left.
+func current(ctx context.Context, runDir string) (st state.Shipper, live bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	st, asked := ship.NewControl(runDir).Status(ctx)
@@ -81,7 +82,7 @@ func state(ctx context.Context, runDir string) (st ship.State, live bool, err er
 	}
 	// A socket that is only denied still means that one runs.
 	denied := errors.Is(asked, fs.ErrPermission)
-	st, err = ship.ReadState(runDir)
+	st, err = state.ReadShipper(runDir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return st, false, fmt.Errorf("the shipper is not running and has left no state in %s: systemctl start cis490-shipper", runDir)
@@ -92,12 +93,12 @@ func state(ctx context.Context, runDir string) (st ship.State, live bool, err er
 }
 
 // printStatus writes the state for people. The first line is the verdict.
-func printStatus(out io.Writer, st ship.State, live bool, now time.Time) error {
+func printStatus(out io.Writer, st state.Shipper, live bool, now time.Time) error {
 	ago := func(t *time.Time) string {
 		if t == nil {
 			return "never"
 		}
-		return ship.Span(now.Sub(*t)) + " ago"
+		return state.Span(now.Sub(*t)) + " ago"
 	}
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
@@ -116,7 +117,7 @@ func printStatus(out io.Writer, st ship.State, live bool, now time.Time) error {
 		row("last success", "none since the start")
 	}
 	if p := st.Path; p.Held {
-		row("path", "held for %s: %s; tries so far: %d", ship.Span(now.Sub(*p.Since)), p.Code, p.Probes)
+		row("path", "held for %s: %s; tries so far: %d", state.Span(now.Sub(*p.Since)), p.Code, p.Probes)
 		row("", "%s", p.Detail)
 		row("", "fix: %s", p.Fix)
 	} else {

@@ -13,7 +13,7 @@ import (
 	"cis490/src/code"
 	"cis490/src/config"
 	"cis490/src/episode"
-	"cis490/src/ship"
+	"cis490/src/state"
 )
 
 // speedOver is the time over which speeds are measured.
@@ -30,7 +30,7 @@ type sample struct {
 	sent    map[episode.ID]int64
 }
 
-func (h *history) add(st ship.State) {
+func (h *history) add(st state.Shipper) {
 	s := sample{at: st.WrittenAt, started: st.StartedAt, wire: st.Rate.WireBytes, shipped: st.Totals.Shipped, sent: map[episode.ID]int64{}}
 	for _, w := range st.Workers {
 		if w.Episode != nil {
@@ -77,11 +77,11 @@ func (h *history) speed(id episode.ID) (float64, bool) {
 
 // view draws the state for a terminal of that size: lines without an end, none
 // wider than width, no more than height.
-func view(st ship.State, live bool, h *history, now time.Time, width, height int) []string {
+func view(st state.Shipper, live bool, h *history, now time.Time, width, height int) []string {
 	v := &viewer{width: max(width, 10)}
 	v.line(fmt.Sprintf("%s  %s  to %s", now.Format("15:04:05"), st.Host, st.Receiver))
 	if !live {
-		v.fold("", "", fmt.Sprintf("not running; the state of %s ago: systemctl start cis490-shipper", ship.Span(now.Sub(st.WrittenAt))))
+		v.fold("", "", fmt.Sprintf("not running; the state of %s ago: systemctl start cis490-shipper", state.Span(now.Sub(st.WrittenAt))))
 	}
 	v.fold("", "", st.Summary)
 	v.line("")
@@ -89,12 +89,12 @@ func view(st ship.State, live bool, h *history, now time.Time, width, height int
 	v.rate(st, h, live)
 	v.path(st, now)
 	if st.Success != nil {
-		v.row("receipt", fmt.Sprintf("%s ago, episode %s", ship.Span(now.Sub(st.Success.At)), st.Success.Episode))
+		v.row("receipt", fmt.Sprintf("%s ago, episode %s", state.Span(now.Sub(st.Success.At)), st.Success.Episode))
 	} else {
 		v.row("receipt", "none since the start")
 	}
 	if p := st.Problem; p != nil && !st.Path.Held {
-		v.row("problem", fmt.Sprintf("%s, %s ago: %s", p.Code, ship.Span(now.Sub(p.At)), printable(p.Detail)))
+		v.row("problem", fmt.Sprintf("%s, %s ago: %s", p.Code, state.Span(now.Sub(p.At)), printable(p.Detail)))
 		v.more("fix: " + p.Code.Info().Fix)
 	}
 	if d := st.Poll.Damaged; d != nil {
@@ -167,7 +167,7 @@ func (v *viewer) fold(first, rest, s string) {
 	}
 }
 
-func (v *viewer) backlog(st ship.State, now time.Time) {
+func (v *viewer) backlog(st state.Shipper, now time.Time) {
 	q := st.Queue
 	s := fmt.Sprintf("%d waiting, %d under way", q.Waiting, q.InFlight)
 	if !q.Scanned {
@@ -177,7 +177,7 @@ func (v *viewer) backlog(st ship.State, now time.Time) {
 		s += fmt.Sprintf(", %d of them in trouble at its end", q.Postponed)
 	}
 	if q.Oldest != nil {
-		s += ", oldest sealed " + ship.Span(now.Sub(q.Oldest.SealedAt)) + " ago"
+		s += ", oldest sealed " + state.Span(now.Sub(q.Oldest.SealedAt)) + " ago"
 	}
 	v.row("queue", s)
 	for _, c := range slices.Sorted(maps.Keys(q.PostponedByCode)) {
@@ -185,7 +185,7 @@ func (v *viewer) backlog(st ship.State, now time.Time) {
 	}
 }
 
-func (v *viewer) rate(st ship.State, h *history, live bool) {
+func (v *viewer) rate(st state.Shipper, h *history, live bool) {
 	s := "-"
 	if bytes, episodes, ok := h.rate(); ok && live {
 		s = size(int64(bytes)) + "/s"
@@ -199,16 +199,16 @@ func (v *viewer) rate(st ship.State, h *history, live bool) {
 	v.row("rate", s)
 }
 
-func (v *viewer) path(st ship.State, now time.Time) {
+func (v *viewer) path(st state.Shipper, now time.Time) {
 	p := st.Path
 	if !p.Held {
 		v.row("path", "open")
 		return
 	}
-	s := fmt.Sprintf("held for %s: %s", ship.Span(now.Sub(*p.Since)), p.Code)
+	s := fmt.Sprintf("held for %s: %s", state.Span(now.Sub(*p.Since)), p.Code)
 	if p.NextProbe != nil {
 		if d := p.NextProbe.Sub(now); d > 0 {
-			s += ", next try in " + ship.Span(d+time.Second-1)
+			s += ", next try in " + state.Span(d+time.Second-1)
 		} else {
 			s += ", trying now"
 		}
@@ -218,8 +218,8 @@ func (v *viewer) path(st ship.State, now time.Time) {
 }
 
 // uploads draws a line for each upload under way, as far as there is room.
-func (v *viewer) uploads(st ship.State, h *history, room int) {
-	var busy []ship.WorkerState
+func (v *viewer) uploads(st state.Shipper, h *history, room int) {
+	var busy []state.Worker
 	for _, w := range st.Workers {
 		if w.Episode != nil {
 			busy = append(busy, w)
@@ -234,7 +234,7 @@ func (v *viewer) uploads(st ship.State, h *history, room int) {
 	}
 }
 
-func (v *viewer) upload(w ship.WorkerState, h *history) string {
+func (v *viewer) upload(w state.Worker, h *history) string {
 	id := w.Episode.String()
 	s := "…" + id[len(id)-8:] + " "
 	if v.width >= 100 {
@@ -256,7 +256,7 @@ func (v *viewer) upload(w ship.WorkerState, h *history) string {
 		if v.width >= 70 {
 			tail += fmt.Sprintf(", %s/s", size(int64(speed)))
 		}
-		tail += ", " + ship.Span(left) + " left"
+		tail += ", " + state.Span(left) + " left"
 	} else if w.Attempt > 1 && v.width >= 70 {
 		tail += fmt.Sprintf(", attempt %d", w.Attempt)
 	}

@@ -10,7 +10,7 @@ import (
 
 	"cis490/src/code"
 	"cis490/src/episode"
-	"cis490/src/ship"
+	"cis490/src/state"
 )
 
 // The live view fits every terminal, and has what one looks for.
@@ -19,21 +19,21 @@ func TestView(t *testing.T) {
 	since, next := now.Add(-4*time.Minute), now.Add(7*time.Second)
 	id := episode.NewID()
 	key := "sha256:" + strings.Repeat("0123456789abcdef", 4)
-	held := ship.State{Host: "lab-01", Receiver: "https://receiver.example.org:8490", WrittenAt: now, StartedAt: since,
-		Path:  ship.PathState{Held: true, Code: code.HostUnknown, Detail: "no host has the key " + key, Fix: "allow it", Since: &since, NextProbe: &next},
-		Queue: ship.QueueState{Scanned: true, Waiting: 37}, Rate: ship.RateState{Limit: "2MB/s", Window: "office"}}
+	held := state.Shipper{Host: "lab-01", Receiver: "https://receiver.example.org:8490", WrittenAt: now, StartedAt: since,
+		Path:  state.Path{Held: true, Code: code.HostUnknown, Detail: "no host has the key " + key, Fix: "allow it", Since: &since, NextProbe: &next},
+		Queue: state.Queue{Scanned: true, Waiting: 37}, Rate: state.Rate{Limit: "2MB/s", Window: "office"}}
 	busy := held
-	busy.Path = ship.PathState{}
-	busy.Problem = &ship.CodeState{Code: code.Cut, Detail: "a\x1b[2Jb", At: since}
+	busy.Path = state.Path{}
+	busy.Problem = &state.Code{Code: code.Cut, Detail: "a\x1b[2Jb", At: since}
 	for range 40 {
-		busy.Workers = append(busy.Workers, ship.WorkerState{Doing: "send", Episode: &id, Attempt: 2, SizeBytes: 2 << 30, SentBytes: 1 << 30})
+		busy.Workers = append(busy.Workers, state.Worker{Doing: "send", Episode: &id, Attempt: 2, SizeBytes: 2 << 30, SentBytes: 1 << 30})
 	}
 	h := &history{}
 	for i := range 20 {
 		st := busy
 		st.WrittenAt = now.Add(time.Duration(i-20) * time.Second)
 		st.Rate.WireBytes = int64(i) << 20
-		st.Workers = []ship.WorkerState{{Episode: &id, SentBytes: int64(i+1) << 20}}
+		st.Workers = []state.Worker{{Episode: &id, SentBytes: int64(i+1) << 20}}
 		h.add(st)
 	}
 	if n := len(h.samples); n > 12 {
@@ -41,7 +41,7 @@ func TestView(t *testing.T) {
 	}
 	for _, width := range []int{1, 24, 49, 50, 80, 200} {
 		for _, height := range []int{1, 5, 24, 60} {
-			for _, st := range []ship.State{{}, held, busy} {
+			for _, st := range []state.Shipper{{}, held, busy} {
 				lines := view(st, true, h, now, width, height)
 				if len(lines) > height {
 					t.Errorf("%d lines of %d", len(lines), height)
@@ -54,7 +54,7 @@ func TestView(t *testing.T) {
 			}
 		}
 	}
-	has := func(st ship.State, width int, want ...string) {
+	has := func(st state.Shipper, width int, want ...string) {
 		t.Helper()
 		all := strings.Join(view(st, true, h, now, width, 60), "\n")
 		for _, w := range want {

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/term"
 
 	"cis490/src/ship"
+	"cis490/src/state"
 )
 
 // watchEvery is how often the live view is drawn anew.
@@ -53,7 +54,7 @@ func watch(ctx context.Context, runDir string, out io.Writer, asJSON bool) error
 
 // seen is a state, or why there is none.
 type seen struct {
-	st   ship.State
+	st   state.Shipper
 	live bool
 	err  error
 }
@@ -61,12 +62,12 @@ type seen struct {
 // follow hands over what the running shipper says until it ends, and then, or if
 // there is none, what it left.
 func follow(ctx context.Context, runDir string, see func(seen)) {
-	err := ship.NewControl(runDir).Watch(ctx, func(st ship.State) bool {
+	err := ship.NewControl(runDir).Watch(ctx, func(st state.Shipper) bool {
 		see(seen{st: st, live: true})
 		return ctx.Err() == nil
 	})
 	if err != nil && ctx.Err() == nil {
-		st, live, err := state(ctx, runDir)
+		st, live, err := current(ctx, runDir)
 		see(seen{st, live, err})
 	}
 }
@@ -86,7 +87,7 @@ func watchJSON(ctx context.Context, out io.Writer, latest <-chan seen) error {
 // now and then one that sums up.
 func watchLines(ctx context.Context, out io.Writer, latest <-chan seen) error {
 	l := &lines{out: out, reports: true}
-	var first ship.State
+	var first state.Shipper
 	said := ""
 	return eachSecond(ctx, latest, nil, func(s seen) error {
 		why := ""
