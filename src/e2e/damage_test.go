@@ -22,6 +22,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cis490/src/baddisk"
 	"cis490/src/code"
 	"cis490/src/episode"
 	"cis490/src/identity"
@@ -352,7 +353,7 @@ func TestADirectoryThatCannotBeReadIsWaitedFor(t *testing.T) {
 	writeFile(t, filepath.Join(src, "unreadable", "a"), []byte("a"))
 	id := h.seal(src)
 	rest := h.make(make([]episode.Spec, 10)...)
-	disk.fail("look up unreadable", syscall.EIO)
+	disk.Fail(baddisk.Lookup, "unreadable", syscall.EIO)
 	h.start()
 	waits := func() string {
 		if n := len(r.stored()); n != len(rest) {
@@ -369,14 +370,14 @@ func TestADirectoryThatCannotBeReadIsWaitedFor(t *testing.T) {
 		t.Errorf("status does not say %s:\n%s", code.ReadFailed, s)
 	}
 	// And sealed/ itself: nothing can be known to wait, and the shipper says so and lives.
-	disk.fail("look up sealed", syscall.EIO)
+	disk.Fail(baddisk.Lookup, "sealed", syscall.EIO)
 	eventually(t, 20*time.Second, func() string {
 		if s := h.cli("status"); !strings.Contains(s, "can't scan") || !strings.Contains(s, "input/output error") {
 			return s
 		}
 		return ""
 	})
-	disk.heal()
+	disk.Heal()
 	h.cli("push")
 	eventually(t, 20*time.Second, h.drained)
 	storedOnce(t, r, h, id)

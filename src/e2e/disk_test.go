@@ -1,127 +1,23 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/hanwen/go-fuse/v2/fs"
-	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"cis490/src/baddisk"
 	"cis490/src/code"
 	"cis490/src/episode"
 )
 
-// faultyFS is a directory seen through FUSE whose reads of one file, or way to it, hang or fail.
-type faultyFS struct {
-	mu    sync.Mutex
-	name  string        // reads of files of this name are at fault
-	errno syscall.Errno // 0: they hang
-	wait  chan struct{} // until it is closed
-	held  int           // reads that hang
-}
-
-// fail begins a fault: an error of reads, or with 0 that they hang.
-func (f *faultyFS) fail(name string, errno syscall.Errno) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.name, f.errno, f.wait = name, errno, make(chan struct{})
-}
-
-func (f *faultyFS) heal() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.wait != nil {
-		close(f.wait)
-	}
-	f.name, f.wait = "", nil
-}
-
-func (f *faultyFS) holding() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.held
-}
-
-func (f *faultyFS) read(ctx context.Context, name string) syscall.Errno {
-	f.mu.Lock()
-	wait, errno := f.wait, f.errno
-	if name != f.name || wait == nil {
-		f.mu.Unlock()
-		return 0
-	}
-	if errno != 0 {
-		f.mu.Unlock()
-		return errno
-	}
-	f.held++
-	f.mu.Unlock()
-	defer func() {
-		f.mu.Lock()
-		f.held--
-		f.mu.Unlock()
-	}()
-	select {
-	case <-wait:
-		return 0
-	case <-ctx.Done(): // the reader was killed
-		return syscall.EINTR
-	}
-}
-
-type faultyNode struct {
-	fs.LoopbackNode
-	f *faultyFS
-}
-
-type faultyFile struct {
-	*fs.LoopbackFile
-	f    *faultyFS
-	name string
-}
-
-// PassthroughFd says that the kernel must come to us for each read, instead of going around to the file below.
-func (f *faultyFile) PassthroughFd() (int, bool) { return 0, false }
-
-func (f *faultyFile) Read(ctx context.Context, b []byte, off int64) (fuse.ReadResult, syscall.Errno) {
-	if e := f.f.read(ctx, f.name); e != 0 {
-		return nil, e
-	}
-	return f.LoopbackFile.Read(ctx, b, off)
-}
-
-func (n *faultyNode) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
-	h, fl, e := n.LoopbackNode.Open(ctx, flags)
-	if lf, ok := h.(*fs.LoopbackFile); ok && e == 0 {
-		h = &faultyFile{lf, n.f, filepath.Base(n.Path(n.Root()))}
-	}
-	return h, fl | fuse.FOPEN_DIRECT_IO, e
-}
-
-// Lookup makes a file or directory that cannot even be found: its name in a fault is "look up NAME".
-func (n *faultyNode) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*fs.Inode, syscall.Errno) {
-	if e := n.f.read(ctx, "look up "+name); e != 0 {
-		return nil, e
-	}
-	return n.LoopbackNode.Lookup(ctx, name, out)
-}
-
-func (n *faultyNode) Create(ctx context.Context, name string, flags, mode uint32, out *fuse.EntryOut) (*fs.Inode, fs.FileHandle, uint32, syscall.Errno) {
-	i, h, fl, e := n.LoopbackNode.Create(ctx, name, flags, mode, out)
-	if lf, ok := h.(*fs.LoopbackFile); ok && e == 0 {
-		h = &faultyFile{lf, n.f, name}
-	}
-	return i, h, fl, e
-}
-
-func mountFaulty(t *testing.T) (*faultyFS, string) {
+// mountFaulty gives a disk that can be made to hang or fail, and the path of a data directory on it.
+func mountFaulty(t *testing.T) (*baddisk.FS, string) {
 	t.Helper()
 	if _, err := os.Stat("/dev/fuse"); err != nil || os.Getuid() != 0 {
 		t.Skip("mounting by FUSE takes root and /dev/fuse")
@@ -133,27 +29,12 @@ func mountFaulty(t *testing.T) (*faultyFS, string) {
 			t.Fatal(err)
 		}
 	}
-	var st syscall.Stat_t
-	if err := syscall.Stat(below, &st); err != nil {
-		t.Fatal(err)
-	}
-	f := &faultyFS{}
-	root := &fs.LoopbackRoot{Path: below, Dev: st.Dev}
-	//lint:ignore SA1019 a NodeWrapChilder is not told which inode it wraps
-	root.NewNode = func(r *fs.LoopbackRoot, _ *fs.Inode, _ string, _ *syscall.Stat_t) fs.InodeEmbedder {
-		return &faultyNode{fs.LoopbackNode{RootData: r}, f}
-	}
-	//lint:ignore SA1019 as above
-	root.RootNode = root.NewNode(root, nil, "", &st)
-	none := time.Duration(0)
-	srv, err := fs.Mount(at, root.RootNode, &fs.Options{AttrTimeout: &none, EntryTimeout: &none,
-		MountOptions: fuse.MountOptions{DirectMountStrict: true, FsName: "faulty", Options: []string{"default_permissions"}, DisableXAttrs: true}})
+	f, err := baddisk.Mount(below, at)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		f.heal()
-		if err := srv.Unmount(); err != nil {
+		if err := f.Unmount(); err != nil {
 			t.Errorf("unmount: %v", err)
 		}
 	})
@@ -208,7 +89,7 @@ func TestAnUnreadableEpisodeWaitsAndTheRestGoesOn(t *testing.T) {
 	src := filepath.Join(tempDir(t), "run")
 	noise(t, filepath.Join(src, "a.bin"), 2<<20)
 	noise(t, filepath.Join(src, "unreadable.bin"), 2<<20)
-	disk.fail("unreadable.bin", syscall.EIO)
+	disk.Fail(baddisk.Read, "unreadable.bin", syscall.EIO)
 	id := h.seal(src)
 	rest := h.make(make([]episode.Spec, 10)...)
 	h.start()
@@ -229,7 +110,7 @@ func TestAnUnreadableEpisodeWaitsAndTheRestGoesOn(t *testing.T) {
 	if s := h.cli("status"); !strings.Contains(s, string(code.ReadFailed)) {
 		t.Errorf("status does not say %s:\n%s", code.ReadFailed, s)
 	}
-	disk.heal()
+	disk.Heal()
 	healed := time.Now()
 	eventually(t, 20*time.Second, h.drained)
 	t.Logf("drained %s after the disk could be read again", time.Since(healed).Round(time.Millisecond))

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"cis490/src/baddisk"
 	"cis490/src/code"
 	"cis490/src/episode"
 )
@@ -190,10 +191,10 @@ func TestAWorkerHungOnADiskIsNamedAndWithholdsTheWatchdogUntilItMoves(t *testing
 	src := filepath.Join(tempDir(t), "run")
 	noise(t, filepath.Join(src, "before.bin"), 2<<20)
 	noise(t, filepath.Join(src, "hangs.bin"), 2<<20)
-	disk.fail("hangs.bin", 0)
+	disk.Fail(baddisk.Read, "hangs.bin", baddisk.Hang)
 	command(t, program("cis490-episode"), "seal", src, "--into", h.data, "--host", h.name)
 	eventually(t, 20*time.Second, func() string {
-		if disk.holding() == 0 {
+		if disk.Holding() == 0 {
 			return "nothing reads hangs.bin"
 		}
 		return ""
@@ -216,7 +217,7 @@ func TestAWorkerHungOnADiskIsNamedAndWithholdsTheWatchdogUntilItMoves(t *testing
 	if !h.alive() {
 		t.Fatal("the shipper ended by itself")
 	}
-	disk.heal()
+	disk.Heal()
 	released := time.Now()
 	eventually(t, 20*time.Second, func() string {
 		if h.notify.count("WATCHDOG=1", released) == 0 {

@@ -90,6 +90,7 @@ type Receiver struct {
 
 	progressEvery time.Duration // between interim answers
 	slowBody      time.Duration // after which a short body is kept in a file
+	onDiskWithin  time.Duration // the watchdog's deadline for one step of an upload on the disk
 	verifying     atomic.Int64  // verifications that have a place in checks
 
 	stopping chan struct{}  // closed when bodies are to end
@@ -121,7 +122,7 @@ func New(cfg config.Receiver, d Deps) (_ *Receiver, err error) {
 	if r.now == nil {
 		r.now = time.Now
 	}
-	r.progressEvery, r.slowBody = progressEvery, slowBody
+	r.progressEvery, r.slowBody, r.onDiskWithin = progressEvery, slowBody, flushWithin
 	r.shares = newShares(int64(cfg.Limits.Memory), cfg.Limits.Uploads)
 	if d.tune != nil {
 		d.tune(r)

@@ -242,7 +242,7 @@ func (r *Receiver) tidy(now time.Time, st *settings, expired, idle []*upload) {
 		return // the next pass comes again
 	}
 	w := r.tracker.Worker("tidy partial uploads")
-	w.Within(flushWithin)
+	w.Within(r.onDiskWithin)
 	r.work.Add(1)
 	go func() {
 		defer r.work.Done()

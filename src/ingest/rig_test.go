@@ -75,7 +75,13 @@ func parseConfig(t testing.TB, dir string) config.Receiver {
 // newRig starts a receiver whose configuration change may change.
 func newRig(t testing.TB, change ...func(*config.Receiver)) *rig {
 	t.Helper()
-	g := &rig{t: t, dir: t.TempDir()}
+	return newRigWith(t, Deps{}, change...)
+}
+
+// newRigWith is newRig of a receiver with surroundings of its own.
+func newRigWith(t testing.TB, deps Deps, change ...func(*config.Receiver)) *rig {
+	t.Helper()
+	g := &rig{t: t, dir: t.TempDir(), deps: deps}
 	g.cfg = parseConfig(t, g.dir)
 	for _, f := range change {
 		f(&g.cfg)

@@ -713,7 +713,7 @@ const flushWithin = 2 * time.Minute
 // onDisk tells the watchdog of a step that waits for the disk. Done ends it.
 func (u *upload) onDisk(doing string) *liveness.Worker {
 	w := u.r.tracker.Worker(doing + u.ann.ID.String())
-	w.Within(flushWithin)
+	w.Within(u.r.onDiskWithin)
 	return w
 }
 
