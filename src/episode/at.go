@@ -14,7 +14,7 @@ func openDirAt(fd int, name string) (int, error) {
 	return stepInto(fd, name, false)
 }
 
-// stepInto opens name as openDirAt does and, when make is set, makes those directories that are not there.
+// stepInto opens name as openDirAt does and, when make is set, makes those directories that are not there, durably.
 func stepInto(fd int, name string, make bool) (int, error) {
 	at, err := unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -25,7 +25,11 @@ func stepInto(fd int, name string, make bool) (int, error) {
 			continue
 		}
 		if make {
-			if err := unix.Mkdirat(at, elem, 0o777); err != nil && err != unix.EEXIST {
+			err := unix.Mkdirat(at, elem, 0o777)
+			if err == nil {
+				err = unix.Fsync(at)
+			}
+			if err != nil && err != unix.EEXIST {
 				unix.Close(at)
 				return -1, err
 			}
@@ -41,7 +45,7 @@ func stepInto(fd int, name string, make bool) (int, error) {
 }
 
 // renameAt renames from, below the directory a, to the same path below the directory b, making the directories it needs there. Both
-// directories that change are made durable.
+// directories that change are made durable, and those that it makes before anything is moved into them.
 func renameAt(a *os.File, from string, b *os.File, to string) error {
 	fail := func(op string, err error) error {
 		return &os.LinkError{Op: op, Old: a.Name() + "/" + from, New: b.Name() + "/" + to, Err: err}

@@ -286,14 +286,24 @@ func (in *intake) giveBack(src string) error {
 			continue
 		}
 		if out == nil {
-			if err := os.Mkdir(src, 0o777); err != nil && !errors.Is(err, os.ErrExist) {
-				return err
+			made := os.Mkdir(src, 0o777)
+			if made != nil && !errors.Is(made, os.ErrExist) {
+				return made
 			}
 			var err error
 			if out, err = os.OpenFile(src, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0); err != nil {
 				return err
 			}
 			defer out.Close()
+			// Before anything is moved into them: what is in a directory whose name a power cut takes away is lost.
+			if made != nil {
+				if err := syncTree(out); err != nil {
+					return err
+				}
+			}
+			if err := durable.SyncDir(filepath.Dir(src)); err != nil {
+				return err
+			}
 		}
 		err := renameAt(in.root, it.meta.Path, out, strings.TrimPrefix(it.meta.Path, OutputPath+"/"))
 		if errors.Is(err, unix.ENOENT) {
@@ -303,11 +313,5 @@ func (in *intake) giveBack(src string) error {
 			return err
 		}
 	}
-	if out == nil {
-		return nil
-	}
-	if err := syncTree(out); err != nil {
-		return err
-	}
-	return durable.SyncDir(filepath.Dir(src))
+	return nil
 }

@@ -129,6 +129,14 @@ func makeMarker(path string, m *marker) (_ *os.File, err error) {
 			os.Remove(path)
 		}
 	}()
+	// Whoever shares the queue must be able to tell whether this sealing lives, whatever the umask.
+	if open, err := os.Stat(filepath.Dir(path)); err != nil {
+		return nil, err
+	} else if open.Mode()&fs.ModeSetgid != 0 {
+		if err := f.Chmod(0o640); err != nil {
+			return nil, err
+		}
+	}
 	// Somebody who recovers may hold the lock for a moment, and leaves the empty marker alone.
 	for err = unix.EINTR; err == unix.EINTR; {
 		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
