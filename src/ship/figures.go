@@ -79,6 +79,11 @@ func newFigures(s *Shipper) *figures {
 		}
 		return 0
 	})
+	set.NewGauge("cis490_shipper_open_left_over", func() float64 {
+		s.facts.mu.Lock()
+		defer s.facts.mu.Unlock()
+		return float64(s.facts.open.LeftOver)
+	})
 	set.NewGauge("cis490_shipper_rate_limit_bytes_per_second", func() float64 {
 		switch r := s.pace.state(); {
 		case r.Off:

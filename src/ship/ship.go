@@ -24,12 +24,14 @@ import (
 
 	"cis490/src/code"
 	"cis490/src/config"
+	"cis490/src/episode"
 	"cis490/src/identity"
 	"cis490/src/journal"
 	"cis490/src/liveness"
 	"cis490/src/metrics"
 	"cis490/src/pack"
 	"cis490/src/queue"
+	"cis490/src/state"
 )
 
 // Deps is what a Shipper is given. Only Queue, and Identity or Transport, are
@@ -273,6 +275,7 @@ func (s *Shipper) pass(ctx context.Context) error {
 		}
 	}
 	s.lookAtDisk()
+	s.lookAtOpen()
 	s.countQuarantine()
 	s.reportOpen()
 	s.facts.scan(err)
@@ -317,6 +320,29 @@ func (s *Shipper) lookAtDisk() {
 		} else {
 			s.log.Info("free space is above min_free again", "free_bytes", free)
 		}
+	}
+}
+
+const (
+	// leftOverAfter is how old what a sealing left must be to be reported: until then somebody may be at it.
+	leftOverAfter = 24 * time.Hour
+	openEvery     = time.Minute // between two looks
+)
+
+// lookAtOpen counts the sealings that were cut off, and says so once when there are more. Only the user's cis490-episode touches them: it
+// knows how to finish one, and may read its source.
+func (s *Shipper) lookAtOpen() {
+	now := time.Now()
+	if !s.facts.openIsDue(now) {
+		return
+	}
+	left, err := episode.FindLeftOvers(s.queue.Root(), now.Add(-leftOverAfter))
+	o := state.Open{LeftOver: left.Count, Oldest: timeOrNil(left.Oldest)}
+	if err != nil {
+		o.Error = err.Error()
+	}
+	if s.facts.leftOpen(o) {
+		s.log.Warn("sealings were cut off more than a day ago and left in open/", "count", o.LeftOver, "oldest", left.Oldest, "fix", o.Fix())
 	}
 }
 

@@ -28,6 +28,8 @@ type facts struct {
 	cleaned  time.Time
 	cleanup  queue.Outcome
 	strays   map[string]string
+	open     state.Open
+	lookedAt time.Time // into open/
 	poll     state.Poll
 	agreeing bool
 	agreed   time.Time // wall clock: when the receiver's clock last agreed with ours
@@ -99,6 +101,30 @@ func (f *facts) disk(free, least int64) (changed, low bool) {
 	changed = low != f.free.Low
 	f.free = state.Disk{FreeBytes: free, MinFreeBytes: least, Low: low}
 	return changed, low
+}
+
+// openIsDue says whether it is time to look into open/ again.
+func (f *facts) openIsDue(now time.Time) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if d := now.Sub(f.lookedAt); d >= 0 && d < openEvery {
+		return false
+	}
+	f.lookedAt = now
+	return true
+}
+
+// leftOpen notes what lies in open/ and says whether that is more than before. What can't be told keeps the last count.
+func (f *facts) leftOpen(o state.Open) (more bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if o.Error != "" {
+		f.open.Error = o.Error
+		return false
+	}
+	more = o.LeftOver > f.open.LeftOver
+	f.open = o
+	return more
 }
 
 func (f *facts) quarantine(c queue.Counts, counting bool) {
@@ -186,7 +212,7 @@ func (s *Shipper) State() state.Shipper {
 		v.Since, v.At = v.Since.UTC().Round(0), v.At.UTC().Round(0)
 		st.Problem = &v
 	}
-	st.Scan, st.Disk, st.Poll = f.scanned, f.free, f.poll
+	st.Scan, st.Disk, st.Poll, st.Open = f.scanned, f.free, f.poll, f.open
 	st.Scan.At = st.Scan.At.UTC().Round(0)
 	st.Poll.ClockAgreedAt = timeOrNil(f.agreed)
 	st.Quarantine = state.Quarantine{Total: f.counts.Total, Counting: f.counting, ByCode: f.counts.ByCode, Unreadable: f.counts.Unreadable,

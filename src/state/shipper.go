@@ -44,6 +44,7 @@ type Shipper struct {
 	Path       Path       `json:"path"`
 	Queue      Queue      `json:"queue"`
 	Quarantine Quarantine `json:"quarantine"`
+	Open       Open       `json:"open"`
 	Poll       Poll       `json:"poll"`
 	Rate       Rate       `json:"rate"`
 	Disk       Disk       `json:"disk"`
@@ -109,6 +110,17 @@ type Quarantine struct {
 	CleanedAt  *time.Time        `json:"cleaned_at,omitempty"`
 	Cleanup    queue.Outcome     `json:"cleanup,omitempty"` // of the last clean-up that was due
 }
+
+// Open is what sealings that died a day ago or longer left in open/, and nobody
+// recovered.
+type Open struct {
+	LeftOver int        `json:"left_over"`
+	Oldest   *time.Time `json:"oldest,omitempty"` // when the first of them began
+	Error    string     `json:"error,omitempty"`  // why that can't be told
+}
+
+// Fix is the command that deals with them.
+func (Open) Fix() string { return "cis490-episode recover" }
 
 // Poll is what the receiver says of itself.
 type Poll struct {
@@ -191,6 +203,9 @@ func (st Shipper) Line(now time.Time) string {
 	}
 	if n := st.Queue.Postponed; n > 0 {
 		fmt.Fprintf(&b, ", %d at the end of the queue", n)
+	}
+	if n := st.Open.LeftOver; n > 0 {
+		fmt.Fprintf(&b, ", %d cut off in open/", n)
 	}
 	if d := st.Poll.Damaged; d != nil {
 		fmt.Fprintf(&b, ", %d damaged at the receiver", d.Count)

@@ -28,7 +28,7 @@ func command() *cobra.Command {
 			"(RFC 8493) that sha256sum -c can check too. See the README.",
 	}
 	cli.ConfigFlag(c, &file, cli.LabHostConfig)
-	c.AddCommand(sealCommand(&file), verifyCommand(), showCommand(), packCommand(), unpackCommand())
+	c.AddCommand(sealCommand(&file), recoverCommand(&file), verifyCommand(), showCommand(), packCommand(), unpackCommand())
 	return c
 }
 

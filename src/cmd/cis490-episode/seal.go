@@ -129,7 +129,7 @@ func (f *sealFlags) options(c *cobra.Command, file string) (opt episode.SealOpti
 		into = cfg.DataDir
 	}
 	if into == "" {
-		return opt, "", cli.UsageErrorf("there is no configuration at %s that names the data directory: give --into DIRECTORY", file)
+		return opt, "", noDataDir(file)
 	}
 	if opt.Host == "" {
 		opt.Host = cfg.Host
@@ -176,12 +176,8 @@ func (f *sealFlags) goOn(c *cobra.Command, dir, into string) (*episode.Sealed, e
 	}
 	var done *episode.Sealed
 	for _, r := range recovered {
-		if !r.Sealed {
-			fmt.Fprintf(c.ErrOrStderr(), "cis490-episode: a copy of %s that was cut off is taken back; it is still where it was\n", bag.Quote(r.Source))
-			continue
-		}
-		fmt.Fprintf(c.ErrOrStderr(), "cis490-episode: the move of %s that was cut off is finished: %s\n", bag.Quote(r.Source), r.Dir)
-		if !f.move || r.Source != abs {
+		fmt.Fprintf(c.ErrOrStderr(), "cis490-episode: %s\n", cutOff(r))
+		if !r.Sealed || !f.move || r.Source != abs {
 			continue
 		}
 		s, err := asSealed(r.Dir)

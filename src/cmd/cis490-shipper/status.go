@@ -149,6 +149,10 @@ func printStatus(out io.Writer, st state.Shipper, live bool, now time.Time) erro
 			row("", "%d %s; fix: %s", q.ByCode[c], c, c.Info().Fix)
 		}
 	}
+	if o := st.Open; o.LeftOver > 0 {
+		row("open", "%d sealings were cut off and left in open/, the first %s", o.LeftOver, ago(o.Oldest))
+		row("", "fix: %s", o.Fix())
+	}
 	if st.Queue.Postponed == 0 && !st.Path.Held && st.Last != nil && st.Last.Code.Class() != code.Done {
 		row("last outcome", "%s, %s: %s", st.Last.Code, ago(&st.Last.At), st.Last.Detail)
 	}

@@ -108,6 +108,10 @@ func view(st state.Shipper, live bool, h *history, now time.Time, width, height 
 		}
 		v.row("aside", strings.Join(by, ", ")+": cis490-shipper quarantine list")
 	}
+	if o := st.Open; o.LeftOver > 0 {
+		v.row("open", fmt.Sprintf("%d sealings were cut off and left in open/", o.LeftOver))
+		v.more("fix: " + o.Fix())
+	}
 	v.line("")
 	v.uploads(st, h, height-len(v.lines)-1)
 	return append(v.lines[:min(len(v.lines), max(height-1, 0))], v.cut("q: quit"))
