@@ -29,6 +29,7 @@ func TestSealingsThatWereCutOffAreShown(t *testing.T) {
 	old := []string{marker(25 * time.Hour), marker(49 * time.Hour)}
 	marker(23 * time.Hour)
 	l.start(Deps{Transport: &direct{h: newStandin()}})
+	defer l.stop()
 	eventually(t, 5*time.Second, "the left-overs to be seen", func() bool { return l.ship.State().Open.LeftOver == 2 })
 	st := l.ship.State()
 	if age := time.Since(*st.Open.Oldest); age < 48*time.Hour || age > 50*time.Hour || !strings.Contains(st.Summary, "2 cut off in open/") || st.Open.Error != "" {
