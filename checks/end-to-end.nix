@@ -25,7 +25,7 @@ in
           limits = { stall_timeout = "5s"; min_free = "0B"; };
         };
       };
-      environment.systemPackages = [ pkgs.nftables ];
+      environment.systemPackages = [ pkgs.nftables pkgs.zstd ];
     };
     lab1 = labHost;
     lab2 = labHost;
