@@ -77,7 +77,7 @@ func TestDefaultsAreWhatTheExampleShows(t *testing.T) {
 	want := Shipper{
 		ScanInterval: 5 * time.Second, Watchdog: 180 * time.Second, UploadWorkers: 8, PackWorkers: 4, Compression: "auto",
 		ConnectTimeout: 10 * time.Second, StallTimeout: 30 * time.Second, ResponseTimeout: time.Minute,
-		BackoffMin: time.Second, BackoffMax: 15 * time.Second, PollInterval: time.Minute, StopTimeout: 30 * time.Second,
+		BackoffMin: time.Second, BackoffMax: 15 * time.Second, PollInterval: time.Minute, ReportInterval: 5 * time.Minute, StopTimeout: 30 * time.Second,
 		QuarantineKeepDays: 30, QuarantineCleanupInterval: time.Hour,
 	}
 	if d := cmp.Diff(want, least.Shipper); d != "" {

@@ -92,6 +92,11 @@ shipper {
   # Allowed: 100ms to 1d. Default: 60s.
   # poll_interval = "60s"
 
+  # How often the receiver is told how this host is, for "cis490-receiver hosts list"; sooner when
+  # that changes. 0s: never.
+  # Allowed: 0s to 1d. Default: 5m.
+  # report_interval = "5m"
+
   # How long a stop waits for uploads to end. What is cut then goes on from there after the next
   # start.
   # Allowed: 0s to 1h. Default: 30s.

@@ -68,6 +68,8 @@ func labHostSchema(c *LabHost) *block {
 						doc: "Longest such wait: how long after the path has healed a host may take to notice. There is no last try."},
 					{name: "poll_interval", kind: duration(&s.PollInterval, "100ms", "1d"), def: `"60s"`,
 						doc: "How often the receiver is asked for its window and its clock."},
+					{name: "report_interval", kind: duration(&s.ReportInterval, "0s", "1d"), def: `"5m"`,
+						doc: "How often the receiver is told how this host is, for \"cis490-receiver hosts list\"; sooner when that changes. 0s: never."},
 					{name: "stop_timeout", kind: duration(&s.StopTimeout, "0s", "1h"), def: `"30s"`,
 						doc: "How long a stop waits for uploads to end. What is cut then goes on from there after the next start."},
 					{name: "keep_shipped", kind: duration(&s.KeepShipped, "0s", "3650d"), def: `"0s"`,

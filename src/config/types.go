@@ -48,6 +48,7 @@ type Shipper struct {
 	BackoffMin      time.Duration
 	BackoffMax      time.Duration
 	PollInterval    time.Duration
+	ReportInterval  time.Duration // 0: none are sent
 	StopTimeout     time.Duration
 	RateLimit       RateLimit     // of all uploads together
 	KeepShipped     time.Duration // 0: removed once acknowledged

@@ -28,6 +28,7 @@ import (
 	"cis490/src/config"
 	"cis490/src/durable"
 	"cis490/src/episode"
+	"cis490/src/wire"
 )
 
 // Key is the SHA-256 of a public key's DER SubjectPublicKeyInfo (RFC 5280,
@@ -75,12 +76,21 @@ type Host struct {
 	At      time.Time `json:"at,omitzero"` // of the operator's last allow or revoke; zero if there was none
 }
 
-// Summary is a host with what it has stored.
+// Summary is a host with what it has stored, and how it is.
 type Summary struct {
 	Host
 	Episodes   int64     `json:"episodes"`
 	Bytes      int64     `json:"bytes"`
 	LastStored time.Time `json:"last_stored,omitzero"`
+	Seen
+}
+
+// Seen is what the receiver was told by a host, by any of its keys.
+type Seen struct {
+	SeenAt     time.Time    `json:"seen_at,omitzero"` // of its last request; zero: none yet
+	Health     wire.Health  `json:"verdict,omitempty"`
+	ReportedAt time.Time    `json:"reported_at,omitzero"`
+	Report     *wire.Report `json:"report,omitempty"` // its own word; nil: none yet
 }
 
 // entry is one record of the registry file: what the operator said of a key.

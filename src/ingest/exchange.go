@@ -138,6 +138,12 @@ func (x *exchange) route() error {
 		}
 		return notAllowed("POST")
 	}
+	if path == wire.PathReport {
+		if method == http.MethodPut {
+			return x.report()
+		}
+		return notAllowed("PUT")
+	}
 	return &plainError{status: http.StatusNotFound, detail: "there is nothing at this path; the receiver serves " + wire.PathEpisodes}
 }
 
@@ -152,7 +158,9 @@ func (x *exchange) identify() (err error) {
 		return code.New(code.HostUnknown, "the connection carries no client certificate; the host's is in identity/ below its data_dir")
 	}
 	x.key = c.key
-	x.host, err = x.r.hosts.Lookup(x.key)
+	if x.host, err = x.r.hosts.Lookup(x.key); err == nil {
+		x.r.fleet.spoke(x.host, x.now)
+	}
 	return err
 }
 

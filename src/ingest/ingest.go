@@ -67,6 +67,7 @@ type Receiver struct {
 	settings atomic.Pointer[settings]
 	store    *store.Store
 	hosts    *hosts.Registry
+	fleet    *fleet
 	cert     *identity.Server
 
 	listener net.Listener // without TLS
@@ -84,6 +85,7 @@ type Receiver struct {
 
 	passing sync.Mutex // one pass at a time
 	tidying atomic.Bool
+	keeping atomic.Bool // the fleet is written down
 
 	mu      sync.Mutex
 	uploads map[string]*upload // by token
@@ -153,6 +155,7 @@ func New(cfg config.Receiver, d Deps) (_ *Receiver, err error) {
 	if r.hosts, err = hosts.Open(filepath.Join(cfg.StateDir, hostsFile), cfg.Hosts); err != nil {
 		return nil, err
 	}
+	r.fleet = openFleet(cfg.StateDir, r.log)
 	if r.store, err = openStore(cfg, r); err != nil {
 		return nil, err
 	}
@@ -236,6 +239,9 @@ func (r *Receiver) Hosts() *hosts.Registry { return r.hosts }
 // Store is the store.
 func (r *Receiver) Store() *store.Store { return r.store }
 
+// Seen is what is known of how a host is.
+func (r *Receiver) Seen(host string) hosts.Seen { return r.fleet.seen(host, r.now()) }
+
 // Run serves until ctx ends, and then lets bodies end, or cuts them at a frame's
 // end, finishes the commits under way, and closes the store. It is called once.
 func (r *Receiver) Run(ctx context.Context) error {
@@ -305,6 +311,9 @@ func (r *Receiver) stop(srv, op *http.Server) error {
 		err := srv.Shutdown(deadline)
 		r.stopChecks()
 		r.work.Wait()
+		if r.fleet.due(r.now(), true) {
+			err = errors.Join(err, r.fleet.write(r.hosts.List(), r.now()))
+		}
 		_ = op.Close() // an operator's request may be long, and loses nothing
 		done <- err
 	}()

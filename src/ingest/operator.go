@@ -22,6 +22,7 @@ import (
 	"cis490/src/config"
 	"cis490/src/episode"
 	"cis490/src/hosts"
+	"cis490/src/journal"
 	"cis490/src/metrics"
 	"cis490/src/state"
 	"cis490/src/store"
@@ -33,6 +34,7 @@ import (
 type Operator interface {
 	Hosts() *hosts.Registry
 	Store() *store.Store
+	Seen(host string) hosts.Seen
 }
 
 func listenOperator(cfg config.Receiver) (net.Listener, error) {
@@ -144,7 +146,7 @@ func OperatorHandler(o Operator) http.Handler {
 		list := []hosts.Summary{}
 		for _, h := range o.Hosts().List() {
 			s := byName[h.Name]
-			list = append(list, hosts.Summary{Host: h, Episodes: s.Episodes, Bytes: s.Bytes, LastStored: s.LastStored})
+			list = append(list, hosts.Summary{Host: h, Episodes: s.Episodes, Bytes: s.Bytes, LastStored: s.LastStored, Seen: o.Seen(h.Name)})
 		}
 		return reply(w, list)
 	})
@@ -326,10 +328,13 @@ func (c *OperatorClient) Close() error { return c.close() }
 type offline struct {
 	hosts *hosts.Registry
 	store *store.Store
+	fleet *fleet
 }
 
 func (o offline) Hosts() *hosts.Registry { return o.hosts }
 func (o offline) Store() *store.Store    { return o.store }
+
+func (o offline) Seen(host string) hosts.Seen { return o.fleet.seen(host, time.Now()) }
 
 // DialOperator connects to the receiver of that configuration. When none runs, it
 // opens the receiver's store itself, which then can't be served until Close.
@@ -358,7 +363,7 @@ func DialOperator(ctx context.Context, cfg config.Receiver) (*OperatorClient, er
 		return nil, err
 	}
 	l := newPipeListener()
-	srv := &http.Server{Handler: OperatorHandler(offline{h, s}), ReadHeaderTimeout: headerTimeout}
+	srv := &http.Server{Handler: OperatorHandler(offline{h, s, openFleet(cfg.StateDir, journal.Discard())}), ReadHeaderTimeout: headerTimeout}
 	go func() { _ = srv.Serve(l) }()
 	t := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return l.dial() }}
 	return &OperatorClient{http: &http.Client{Transport: t}, Offline: true, close: func() error {

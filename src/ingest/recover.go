@@ -230,6 +230,7 @@ func (r *Receiver) pass(ctx context.Context) error {
 	if len(expired)+len(idle) > 0 {
 		r.tidy(now, st, expired, idle)
 	}
+	r.keepFleet(now)
 	_ = r.notifier.Status(r.statusText())
 	return r.writeState()
 }

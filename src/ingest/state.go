@@ -227,6 +227,7 @@ func newCounters(r *Receiver) *counters {
 		}
 		return float64(at.Unix())
 	})
+	fleetGauges(c.set, r)
 	c.set.NewGauge("cis490_receiver_certificate_not_after_seconds", func() float64 { return float64(r.cert.NotAfter().Unix()) })
 	return c
 }

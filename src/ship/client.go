@@ -31,6 +31,7 @@ type client struct {
 	episodes  *url.URL
 	self      *url.URL
 	audits    *url.URL
+	reports   *url.URL
 	agent     []string
 	window    func(id string) // told the window id of every answer of the receiver
 }
@@ -42,7 +43,7 @@ func newClient(cfg config.LabHost, transport http.RoundTripper, id *identity.Cli
 	}
 	return &client{
 		transport: transport, tls: id, window: window,
-		base: at(""), episodes: at(wire.PathEpisodes), self: at(wire.PathSelf), audits: at(wire.PathAudit),
+		base: at(""), episodes: at(wire.PathEpisodes), self: at(wire.PathSelf), audits: at(wire.PathAudit), reports: at(wire.PathReport),
 		agent: []string{"cis490-shipper/" + version.String()},
 	}
 }

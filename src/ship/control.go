@@ -198,15 +198,19 @@ func (c *Control) Watch(ctx context.Context, see func(state.Shipper) bool) error
 // showForever writes the state file and STATUS= when there is something new, at
 // most once a second.
 func (s *Shipper) showForever(ctx context.Context) {
+	var told time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-s.changed:
 		}
-		s.writeState()
-		if s.notifier.Enabled() {
-			_ = s.notifier.Status(s.State().Summary) // READY=1 said whether that works
+		st := s.State()
+		s.writeState(st)
+		_ = s.notifier.Status(st.Summary) // READY=1 said whether that works
+		if now := time.Now(); now.Sub(told) >= reportGap && s.news(st, now) {
+			told = now
+			poke(s.pollNow) // which is followed by a report
 		}
 		if !s.pause(ctx, time.Second, nil) {
 			return

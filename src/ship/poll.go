@@ -31,6 +31,8 @@ type poller struct {
 	s      *Shipper
 	worker *liveness.Worker
 	meter  *meter
+
+	reporting failing
 }
 
 // pollForever polls once per poll_interval, jittered, and when the window of an
@@ -54,7 +56,11 @@ func (s *Shipper) pollForever(ctx context.Context) {
 		}
 		p.worker.Idle()
 		d := c.PollInterval
-		if !s.pause(ctx, d/2+rand.N(d/2+1)+d/4, s.pollNow) || !s.pause(ctx, time.Until(began.Add(pollGap)), nil) {
+		d = d/2 + rand.N(d/2+1) + d/4
+		if in, on := s.reportIn(time.Now()); on && in > 0 { // one that is still due waits for a poll that succeeds
+			d = min(d, in)
+		}
+		if !s.pause(ctx, d, s.pollNow) || !s.pause(ctx, time.Until(began.Add(pollGap)), nil) {
 			return
 		}
 	}
@@ -117,6 +123,7 @@ func (p *poller) poll(ctx context.Context) bool {
 	s.noteDamaged(self.Damaged)
 	p.putBack(ctx, self.Window, agrees)
 	poke(s.changed)
+	p.report(ctx)
 	return true
 }
 

@@ -193,7 +193,7 @@ func (s *Shipper) Run(ctx context.Context) error {
 	}()
 	select {
 	case <-rest:
-		s.writeState()
+		s.writeState(s.State())
 	case <-time.After(parkFor):
 		s.log.Error("stopped; the clean-up did not come back")
 		whole = false

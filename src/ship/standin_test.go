@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -40,6 +41,7 @@ type standin struct {
 	requests map[string]int // by method and kind
 	posts    map[episode.ID]int
 	bytes    int64 // of bodies
+	reports  []wire.Report
 	next     int
 	now, max int // requests at once, and the most there were
 
@@ -72,6 +74,13 @@ func (s *standin) seen(kind string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.requests[kind]
+}
+
+// told are the reports that came.
+func (s *standin) told() []wire.Report {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.reports)
 }
 
 func (s *standin) setFault(f func(w http.ResponseWriter, r *http.Request) bool) {
@@ -109,6 +118,16 @@ func (s *standin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.URL.Path == wire.PathSelf:
 		writeJSON(w, 200, wire.Self{Host: "lab-01", Key: "sha256:00", Window: window, MaxSkew: 5 * time.Minute, ServerTime: s.clock(), ReceiverVersion: "test", Damaged: damaged})
+	case r.URL.Path == wire.PathReport && r.Method == http.MethodPut:
+		rep, err := wire.ReadReport(r.Body)
+		if err != nil {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		s.mu.Lock()
+		s.reports = append(s.reports, rep)
+		s.mu.Unlock()
+		w.WriteHeader(http.StatusNoContent)
 	case r.URL.Path == wire.PathEpisodes && r.Method == http.MethodPost:
 		s.post(w, r, window)
 	case strings.HasPrefix(r.URL.Path, wire.PathUploads):

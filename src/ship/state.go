@@ -13,6 +13,7 @@ import (
 	"cis490/src/queue"
 	"cis490/src/state"
 	"cis490/src/version"
+	"cis490/src/wire"
 )
 
 // facts is what the shipper remembers only to tell it.
@@ -30,6 +31,9 @@ type facts struct {
 	strays   map[string]string
 	open     state.Open
 	lookedAt time.Time // into open/
+	report   state.Report
+	tried    time.Time   // when a report was last sent, whatever came of it
+	said     wire.Health // in it
 	poll     state.Poll
 	agreeing bool
 	agreed   time.Time // wall clock: when the receiver's clock last agreed with ours
@@ -212,7 +216,7 @@ func (s *Shipper) State() state.Shipper {
 		v.Since, v.At = v.Since.UTC().Round(0), v.At.UTC().Round(0)
 		st.Problem = &v
 	}
-	st.Scan, st.Disk, st.Poll, st.Open = f.scanned, f.free, f.poll, f.open
+	st.Scan, st.Disk, st.Poll, st.Open, st.Report = f.scanned, f.free, f.poll, f.open, f.report
 	st.Scan.At = st.Scan.At.UTC().Round(0)
 	st.Poll.ClockAgreedAt = timeOrNil(f.agreed)
 	st.Quarantine = state.Quarantine{Total: f.counts.Total, Counting: f.counting, ByCode: f.counts.ByCode, Unreadable: f.counts.Unreadable,
@@ -237,12 +241,12 @@ func (s *Shipper) State() state.Shipper {
 
 // writeState replaces state.json. It is for the running system and not made
 // durable: after a power cut it would be wrong anyway.
-func (s *Shipper) writeState() {
+func (s *Shipper) writeState(st state.Shipper) {
 	if s.cfg.RunDir == "" {
 		return
 	}
 	err := func() error {
-		b, err := json.MarshalIndent(s.State(), "", "  ")
+		b, err := json.MarshalIndent(st, "", "  ")
 		if err != nil {
 			return err
 		}

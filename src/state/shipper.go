@@ -46,6 +46,7 @@ type Shipper struct {
 	Quarantine Quarantine `json:"quarantine"`
 	Open       Open       `json:"open"`
 	Poll       Poll       `json:"poll"`
+	Report     Report     `json:"report"`
 	Rate       Rate       `json:"rate"`
 	Disk       Disk       `json:"disk"`
 	Scan       Scan       `json:"scan"`
@@ -134,6 +135,13 @@ type Poll struct {
 	Window          *wire.Window `json:"window,omitempty"`
 	// Damaged is what the receiver acknowledged and no longer holds sound.
 	Damaged *wire.Damaged `json:"damaged,omitempty"`
+}
+
+// Report is what the receiver was told of how this host is.
+type Report struct {
+	SentAt  *time.Time  `json:"sent_at,omitempty"` // the last that it took
+	Verdict wire.Health `json:"verdict,omitempty"` // of that one
+	Failure *Code       `json:"failure,omitempty"` // of the last one, when it failed: nothing else depends on it
 }
 
 // Rate is the limit of all uploads together.

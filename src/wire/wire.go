@@ -13,6 +13,7 @@ const (
 	PathUploads  = "/v1/uploads/" // followed by the token
 	PathSelf     = "/v1/hosts/self"
 	PathAudit    = "/v1/hosts/self/audit"
+	PathReport   = "/v1/hosts/self/report"
 	PathHealth   = "/healthz"
 )
 

@@ -35,10 +35,11 @@ func TestScripts(t *testing.T) {
 			return os.WriteFile(env.Getenv("CONF"), []byte(l), 0o644)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"await": await,
-			"key":   hostKey,
-			"send":  send,
-			"rot":   rot,
+			"await":  await,
+			"key":    hostKey,
+			"send":   send,
+			"report": report,
+			"rot":    rot,
 		},
 	})
 }
@@ -75,12 +76,6 @@ func hostKey(ts *testscript.TestScript, neg bool, args []string) {
 // send DIR HOST WORKLOAD [STATUS] sends an episode as the host with the identity in
 // DIR, and sets ID if it is stored.
 func send(ts *testscript.TestScript, neg bool, args []string) {
-	cfg, err := config.LoadReceiver(ts.Getenv("CONF"))
-	ts.Check(err)
-	cert, _, err := identity.LoadOrMakeHostKey(ts.MkAbs(args[0]))
-	ts.Check(err)
-	id, err := identity.NewClient(cert, cfg.TLS.CACertFile, "127.0.0.1")
-	ts.Check(err)
 	run := episode.Run{Host: args[1], Workload: args[2], Outcome: episode.Failed, Reason: "test", Started: episode.Moment{Realtime: time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)},
 		Ended: episode.Moment{Realtime: time.Date(2026, 3, 4, 5, 7, 7, 0, time.UTC)}}
 	sealed, err := episode.Make(context.Background(), ts.MkAbs("data"), episode.Spec{Run: run, Files: []episode.File{{Path: "output/result.csv", Data: []byte("a,b\n1,2\n")}}})
@@ -93,6 +88,28 @@ func send(ts *testscript.TestScript, neg bool, args []string) {
 	req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, ts.Getenv("URL")+wire.PathEpisodes, &body)
 	ts.Check(err)
 	req.Header.Set(wire.HeaderEpisode, wire.FormatAnnouncement(wire.Announcement{Facts: plan.Facts(), Sent: time.Now()}))
+	want := append(args, "201")[3]
+	speak(ts, args[0], req, want)
+	if want == "201" {
+		ts.Setenv("ID", plan.Facts().ID.String())
+	}
+}
+
+// report DIR FILE sends FILE as the report of the host with the identity in DIR.
+func report(ts *testscript.TestScript, neg bool, args []string) {
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodPut, ts.Getenv("URL")+wire.PathReport, strings.NewReader(ts.ReadFile(args[1])))
+	ts.Check(err)
+	speak(ts, args[0], req, "204")
+}
+
+// speak sends a request as the host with the identity in DIR, and wants that status.
+func speak(ts *testscript.TestScript, dir string, req *http.Request, want string) {
+	cfg, err := config.LoadReceiver(ts.Getenv("CONF"))
+	ts.Check(err)
+	cert, _, err := identity.LoadOrMakeHostKey(ts.MkAbs(dir))
+	ts.Check(err)
+	id, err := identity.NewClient(cert, cfg.TLS.CACertFile, "127.0.0.1")
+	ts.Check(err)
 	tr := &http.Transport{TLSClientConfig: id.Config()}
 	defer tr.CloseIdleConnections()
 	resp, err := tr.RoundTrip(req)
@@ -100,12 +117,8 @@ func send(ts *testscript.TestScript, neg bool, args []string) {
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	ts.Check(err)
-	want := append(args, "201")[3]
 	if !strings.HasPrefix(resp.Status, want) {
 		ts.Fatalf("%s %s; want %s", resp.Status, b, want)
-	}
-	if want == "201" {
-		ts.Setenv("ID", plan.Facts().ID.String())
 	}
 }
 

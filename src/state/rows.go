@@ -1,0 +1,81 @@
+package state
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"cis490/src/code"
+	"cis490/src/wire"
+)
+
+// What is too long.
+const (
+	agedAfter  = time.Hour // the first episode in the queue
+	staleAfter = 24 * time.Hour
+	heldFor    = time.Minute // what may pass by itself is not red before that
+)
+
+// Rows is what is not green in a shipper's state, by the names of the doctor's
+// rows, and the worst of it.
+func (st Shipper) Rows(now time.Time) (rows []wire.Row, worst wire.Health) {
+	worst = wire.Green
+	add := func(id string, h wire.Health, fix, format string, a ...any) {
+		rows = append(rows, wire.Row{ID: id, Status: h, Title: fmt.Sprintf(format, a...), Fix: fix})
+		if h == wire.Red || worst == wire.Green {
+			worst = h
+		}
+	}
+	for _, w := range st.Workers {
+		if w.Late != "" {
+			add("workers", wire.Red, "journalctl -k -p err -n 20", "%s of the shipper hangs (%s), overdue by %s", w.Name, w.Doing, w.Late)
+		}
+	}
+	if st.Scan.Error != "" {
+		add("scan", wire.Red, "systemd-tmpfiles --create", "the shipper can't scan: %s", st.Scan.Error)
+	}
+	if p := st.Path; p.Held && p.Since != nil {
+		h := wire.Yellow
+		if now.Sub(*p.Since) > heldFor {
+			h = wire.Red
+		}
+		add("path", h, p.Fix, "the queue has been held for %s: %s", Span(now.Sub(*p.Since)), p.Code)
+	}
+	if o := st.Queue.Oldest; o != nil {
+		switch age := now.Sub(o.SealedAt); {
+		case age > staleAfter:
+			add("backlog", wire.Red, "cis490-shipper status", "%d wait, the first for %s", st.Queue.Left(), Span(age))
+		case age > agedAfter:
+			add("backlog", wire.Yellow, "cis490-shipper status", "%d wait, the first for %s", st.Queue.Left(), Span(age))
+		}
+	}
+	for _, c := range slices.Sorted(maps.Keys(st.Queue.PostponedByCode)) {
+		add("trouble", wire.Yellow, c.Info().Fix, "%d at the end of the queue: %s", st.Queue.PostponedByCode[c], c)
+	}
+	if d := st.Poll.Damaged; d != nil {
+		add("stored", wire.Red, code.CopyDamaged.Info().Fix, "%d acknowledged, and damaged at the receiver", d.Count)
+	}
+	if q := st.Quarantine; q.Total > 0 {
+		var by []string
+		for _, c := range slices.Sorted(maps.Keys(q.ByCode)) {
+			by = append(by, fmt.Sprintf("%s %d", c, q.ByCode[c]))
+		}
+		oldest := ""
+		if q.Oldest != nil {
+			oldest = ", oldest " + Span(now.Sub(*q.Oldest))
+		}
+		add("quarantine", wire.Yellow, "cis490-shipper quarantine list", "%d held (%s)%s", q.Total, strings.Join(by, ", "), oldest)
+	}
+	if p := st.Poll; p.LastSuccess != nil && p.MaxSkewSeconds > 0 && max(p.SkewSeconds, -p.SkewSeconds) > p.MaxSkewSeconds {
+		add("clock", wire.Red, code.ClockSkew.Info().Fix, "the receiver's clock is %+.1f s from this host's, %.0f s are tolerated", p.SkewSeconds, p.MaxSkewSeconds)
+	}
+	if st.Disk.Low {
+		add("disk", wire.Yellow, code.DiskFull.Info().Fix, "%d MiB are free, min_free is %d MiB", st.Disk.FreeBytes>>20, st.Disk.MinFreeBytes>>20)
+	}
+	if o := st.Open; o.LeftOver > 0 {
+		add("open", wire.Yellow, o.Fix(), "%d sealings were cut off and left in open/", o.LeftOver)
+	}
+	return rows, worst
+}
