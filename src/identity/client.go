@@ -34,6 +34,12 @@ func NewClient(cert tls.Certificate, caFile, serverName string) (*Client, error)
 	return &Client{cert: cert, caFile: caFile, name: serverName}, nil
 }
 
+// NewAnonymous is NewClient for one who has no key to show: the receiver answers
+// it as a stranger.
+func NewAnonymous(caFile, serverName string) *Client {
+	return &Client{caFile: caFile, name: serverName}
+}
+
 // Config is TLS 1.3 only, HTTP/1.1 only. Its handshake fails with a *code.Error
 // when the receiver's certificate won't do.
 func (c *Client) Config() *tls.Config {
@@ -49,6 +55,21 @@ func (c *Client) Config() *tls.Config {
 		InsecureSkipVerify: true,
 		VerifyConnection:   func(s tls.ConnectionState) error { return c.verify(s.PeerCertificates, time.Now()) },
 	}
+}
+
+// TimelessConfig is Config for asking the receiver what time it is when this
+// host's clock may be wrong: the certificate is judged as of a moment at which it
+// was valid. Nothing may be sent over it that matters.
+func (c *Client) TimelessConfig() *tls.Config {
+	t := c.Config()
+	t.VerifyConnection = func(s tls.ConnectionState) error {
+		at := time.Now()
+		if len(s.PeerCertificates) > 0 {
+			at = s.PeerCertificates[0].NotAfter
+		}
+		return c.verify(s.PeerCertificates, at)
+	}
+	return t
 }
 
 // verify checks the certificate against the roots, then its name. In this order:

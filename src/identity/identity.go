@@ -84,6 +84,39 @@ func LoadOrMakeHostKey(dir string) (cert tls.Certificate, key string, err error)
 	return tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: signer, Leaf: leaf}, KeyHash(leaf), nil
 }
 
+// LoadHostKey loads what LoadOrMakeHostKey made, and makes nothing. Without a key
+// the error is fs.ErrNotExist.
+func LoadHostKey(dir string) (cert tls.Certificate, key string, err error) {
+	fail := func(err error) (tls.Certificate, string, error) {
+		return tls.Certificate{}, "", fmt.Errorf("host key: %w", err)
+	}
+	signer, err := readKey(filepath.Join(dir, HostKeyFile))
+	if err != nil {
+		return fail(err)
+	}
+	leaf, err := readCert(filepath.Join(dir, HostCertFile))
+	if err != nil {
+		return fail(err)
+	}
+	if !samePublic(leaf.PublicKey, signer.Public()) {
+		return fail(fmt.Errorf("%s is not for the key in %s; the shipper mends that when it starts", HostCertFile, HostKeyFile))
+	}
+	return tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: signer, Leaf: leaf}, KeyHash(leaf), nil
+}
+
+// LoadCerts loads all certificates of a PEM file; none is an error.
+func LoadCerts(file string) ([]*x509.Certificate, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	certs, err := parseCerts(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return certs, nil
+}
+
 // KeyHash is sha256:<64 hex digits> of the certificate's DER
 // SubjectPublicKeyInfo, as `openssl x509 -pubkey -noout | openssl pkey -pubin
 // -outform der | sha256sum` gives it.
@@ -171,13 +204,9 @@ func readKey(file string) (crypto.Signer, error) {
 }
 
 func readCert(file string) (*x509.Certificate, error) {
-	b, err := os.ReadFile(file)
+	certs, err := LoadCerts(file)
 	if err != nil {
 		return nil, err
-	}
-	certs, err := parseCerts(b)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	return certs[0], nil
 }

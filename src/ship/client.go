@@ -9,8 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -19,6 +17,7 @@ import (
 	"cis490/src/code"
 	"cis490/src/config"
 	"cis490/src/identity"
+	"cis490/src/transport"
 	"cis490/src/version"
 	"cis490/src/wire"
 )
@@ -154,8 +153,8 @@ func (c *client) do(ctx context.Context, m *meter, r request, read func(*http.Re
 		b.pause()
 		m.sent.Store(true)
 	}
-	if id := resp.Header.Get(wire.HeaderWindow); id != "" {
-		c.window(unquote(id))
+	if id := transport.WindowID(resp); id != "" {
+		c.window(id)
 	}
 	f := read(resp)
 	// A few bytes more let the connection be used again.
@@ -186,10 +185,6 @@ func (c *client) repeat(req *http.Request, m *meter, r request, first error) (*h
 	return c.transport.RoundTrip(req)
 }
 
-// unquote takes the quotes of a structured string (RFC 9651, section 3.3.3)
-// away; a window id has nothing in it that would be escaped.
-func unquote(s string) string { return strings.Trim(s, `"`) }
-
 // explain says why a request had no answer.
 func (c *client) explain(ctx context.Context, err error, cause *code.Error, b *body) *failure {
 	if b != nil {
@@ -213,93 +208,13 @@ func (c *client) explain(ctx context.Context, err error, cause *code.Error, b *b
 	if ctx.Err() != nil {
 		return &failure{why: code.Wrap(code.Cut, context.Cause(ctx), "the shipper stops"), parked: true}
 	}
-	return &failure{why: c.classify(err)}
-}
-
-// classify finds the code for an error of the transport.
-func (c *client) classify(err error) *code.Error {
-	var known *code.Error
-	var dns *net.DNSError
-	var record tls.RecordHeaderError
-	var op *net.OpError
-	text := err.Error()
-	// A TLS alert (RFC 8446, section 6) about a certificate is about ours.
-	if errors.As(err, &op) && op.Op == "remote error" && strings.Contains(op.Err.Error(), "certificate") {
-		return code.New(code.HostUnknown, "what answers at %s refused this host's certificate: %s", c.base.Host, op.Err)
-	}
-	if c.tls != nil {
-		if e := c.tls.Explain(err); e != nil {
-			return e
-		}
-	}
-	switch {
-	case errors.As(err, &known):
-		return known
-	case errors.As(err, &dns):
-		return code.New(code.DNSFailed, "%s", dns.Error())
-	case errors.As(err, &record), strings.Contains(text, "server gave HTTP response to HTTPS client"):
-		return code.New(code.Unreachable, "what answers at %s does not speak TLS", c.base.Host)
-	case op != nil && op.Op == "remote error":
-		return code.New(code.Unreachable, "TLS with %s failed: %s", c.base.Host, op.Err)
-	case isTimeout(err):
-		return code.New(code.TimedOut, "%s", text)
-	case op != nil && (op.Op == "dial" || op.Op == "proxyconnect"), isUnreachable(err):
-		return code.New(code.Unreachable, "%s", text)
-	}
-	return code.New(code.Cut, "%s", text)
-}
-
-func isTimeout(err error) bool {
-	var t net.Error
-	return errors.As(err, &t) && t.Timeout()
-}
-
-func isUnreachable(err error) bool {
-	for _, e := range []syscall.Errno{unix.ECONNREFUSED, unix.EHOSTUNREACH, unix.ENETUNREACH, unix.ENETDOWN, unix.EHOSTDOWN, unix.EADDRNOTAVAIL} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
+	return &failure{why: transport.Classify(err, c.tls, c.base.Host)}
 }
 
 // refused reads an answer that is not a success.
 func refused(r *http.Response) *failure {
-	p, ok := wire.ReadProblem(r)
-	f := &failure{status: r.StatusCode}
-	if ok {
-		i := p.Code.Info()
-		clientError := r.StatusCode >= 400 && r.StatusCode < 500
-		// A code that never travels, and a verdict over an episode under a
-		// status that is none, is not the receiver's.
-		ok = i.Status != 0 && i.Class != code.Done && (i.Class != code.OfEpisode || clientError)
-	}
-	if ok {
-		f.answered, f.window, f.windowID = true, p.Window, unquote(r.Header.Get(wire.HeaderWindow))
-		if p.Window != nil && p.Window.ID != "" {
-			f.windowID = p.Window.ID
-		}
-		f.why = &code.Error{Code: p.Code, Detail: p.Detail, RetryAfter: p.RetryAfter}
-		return f
-	}
-	said := "status " + strconv.Itoa(r.StatusCode)
-	if t := http.StatusText(r.StatusCode); t != "" {
-		said += " " + t
-	}
-	if s := r.Header.Get("Server"); s != "" {
-		said += " from a server that calls itself " + strconv.Quote(s)
-	}
-	c := code.ReceiverError
-	switch {
-	case r.StatusCode == http.StatusInsufficientStorage:
-		c = code.ReceiverFull
-	case r.StatusCode == http.StatusTooManyRequests, r.StatusCode == http.StatusServiceUnavailable && p.RetryAfter > 0:
-		c = code.ReceiverBusy
-	case r.StatusCode >= 400 && r.StatusCode < 500:
-		c = code.Unmarked4xx
-	}
-	f.why = &code.Error{Code: c, Detail: said + ", without a code of the receiver's", RetryAfter: p.RetryAfter}
-	return f
+	v := transport.Refused(r)
+	return &failure{why: v.Why, status: r.StatusCode, answered: v.Answered, window: v.Window, windowID: v.WindowID}
 }
 
 // notOurs is an answer that claims success without being the receiver's.

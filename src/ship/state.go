@@ -3,8 +3,10 @@ package ship
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,6 +40,7 @@ type facts struct {
 	agreeing bool
 	agreed   time.Time // wall clock: when the receiver's clock last agreed with ours
 	reported *outage
+	samples  []state.Sample // of the queue, one a minute
 }
 
 // outage is an outage that was reported.
@@ -77,6 +80,23 @@ func (f *facts) scan(err error) {
 	if err != nil {
 		f.scanned.Error = err.Error()
 	}
+}
+
+// sample notes how long the queue is and gives what it was some ten minutes ago,
+// by the monotonic clock; nil while nothing was scanned.
+func (f *facts) sample(now time.Time, q state.Queue) *state.Sample {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !q.Scanned {
+		return nil
+	}
+	if n := len(f.samples); n == 0 || now.Sub(f.samples[n-1].At) >= time.Minute {
+		f.samples = append(f.samples, state.Sample{At: now, Left: q.Left()})
+		f.samples = f.samples[max(0, len(f.samples)-10):]
+	}
+	b := f.samples[0]
+	b.At = b.At.UTC().Round(0)
+	return &b
 }
 
 // stray says whether this about a stray is new.
@@ -189,6 +209,7 @@ func (s *Shipper) State() state.Shipper {
 	if p.held {
 		st.Path.NextProbe = timeOrNil(p.next)
 	}
+	st.Queue.Before = s.facts.sample(now, st.Queue)
 	if !q.oldest.IsZero() {
 		o := &state.Oldest{Episode: q.oldest, SealedAt: now}
 		// The directory last changed when it was sealed; the id is as old as the run.
@@ -233,7 +254,11 @@ func (s *Shipper) State() state.Shipper {
 			w.SizeBytes, w.SentBytes = u.size.Load(), u.held.Load()
 		}
 		w.Late = late[w.Name]
+		delete(late, w.Name)
 		st.Workers = append(st.Workers, w)
+	}
+	for _, name := range slices.Sorted(maps.Keys(late)) {
+		st.Workers = append(st.Workers, state.Worker{Name: name, Late: late[name]})
 	}
 	st.Summary = st.Line(now)
 	return st

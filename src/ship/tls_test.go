@@ -313,7 +313,7 @@ func (w *wireTap) serve() {
 						time.Sleep(time.Duration(n) * time.Second / time.Duration(r))
 					}
 				}
-				if err != nil && !isTimeout(err) {
+				if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 					return
 				}
 			}

@@ -89,10 +89,17 @@ type Queue struct {
 	Postponed       int               `json:"postponed"` // of Waiting, those in trouble of their own
 	PostponedByCode map[code.Code]int `json:"postponed_by_code,omitempty"`
 	Oldest          *Oldest           `json:"oldest,omitempty"`
+	Before          *Sample           `json:"before,omitempty"` // some ten minutes ago, or at the start
 }
 
 // Left is the number of episodes that have not left the queue.
 func (q Queue) Left() int { return q.Waiting + q.InFlight }
+
+// Sample is how many episodes had not left the queue at a time.
+type Sample struct {
+	At   time.Time `json:"at"`
+	Left int       `json:"left"`
+}
 
 // Oldest is the first episode in the queue.
 type Oldest struct {
@@ -187,7 +194,7 @@ type Totals struct {
 	SentBytes    uint64 `json:"sent_bytes"` // packed, without what was sent twice
 }
 
-// Worker is what one upload worker is at. Sizes are of the tar stream.
+// Worker is what one upload worker is at, or another worker that is late. Sizes are of the tar stream.
 type Worker struct {
 	Name      string      `json:"name"`
 	Doing     string      `json:"doing,omitempty"` // empty: waits for work
