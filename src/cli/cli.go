@@ -137,7 +137,7 @@ func report(ctx context.Context, cmd *cobra.Command, err error) int {
 	var exit *ExitError
 	var bad *config.Error
 	w, name := cmd.ErrOrStderr(), cmd.Root().Name()
-	if !errors.As(err, new(failure)) {
+	if !errors.As(err, new(failure)) && !errors.As(err, &exit) {
 		exit = &ExitError{Usage, err}
 	}
 	switch {

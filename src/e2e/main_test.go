@@ -39,7 +39,7 @@ func run(m *testing.M) int {
 		args = append(args, "-cover", "-coverpkg=cis490/src/...")
 		os.Setenv("GOCOVERDIR", cover)
 	}
-	build := exec.Command("go", append(args, "cis490/src/cmd/cis490-episode", "cis490/src/cmd/cis490-shipper", "cis490/src/cmd/cis490-receiver")...)
+	build := exec.Command("go", append(args, "cis490/src/cmd/cis490-episode", "cis490/src/cmd/cis490-shipper", "cis490/src/cmd/cis490-receiver", "cis490/src/cmd/cis490-doctor")...)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)

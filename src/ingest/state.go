@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -74,18 +76,62 @@ type notes struct {
 	lastStored *state.Stored
 	lastCode   *state.Happened
 	logged     map[string]time.Time // by host and code
+	held       map[string]*state.Happened
+}
+
+const (
+	heldFor = 2 * time.Minute // without asking again; a host that holds its queue asks more often
+	maxHeld = 1000            // remembered
+	maxTold = 20              // in the state file
+)
+
+// holding lists the hosts that hold their queue for a refusal of theirs, which is
+// about the host and not about an episode.
+func (n *notes) holding(now time.Time) (first []state.Happened, count int) {
+	for host, h := range n.held {
+		if now.Sub(h.At) > heldFor {
+			delete(n.held, host)
+		}
+	}
+	for _, host := range slices.Sorted(maps.Keys(n.held)) {
+		if len(first) == maxTold {
+			break
+		}
+		first = append(first, *n.held[host])
+	}
+	return first, len(n.held)
+}
+
+// hold notes that a host was refused for what it is, or that it no longer is.
+func (n *notes) hold(e event, c code.Code, detail string) {
+	if c.Class() != code.OfHost {
+		delete(n.held, e.host)
+		return
+	}
+	h := &state.Happened{Code: c, Since: e.now.UTC(), At: e.now.UTC(), Host: e.host, Detail: detail}
+	if was := n.held[e.host]; was != nil && was.Code == c {
+		h.Since = was.Since
+	} else if len(n.held) >= maxHeld {
+		return
+	}
+	if n.held == nil {
+		n.held = map[string]*state.Happened{}
+	}
+	n.held[e.host] = h
 }
 
 func (n *notes) stored(e event, c code.Code, receipt wire.Receipt) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.lastStored = &state.Stored{At: e.now.UTC(), Episode: receipt.Episode, Host: e.host}
+	n.hold(e, c, "")
 	n.happened(e, c, "")
 }
 
 func (n *notes) refused(e event, c code.Code, detail string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.hold(e, c, detail)
 	n.happened(e, c, detail)
 }
 
@@ -129,9 +175,13 @@ func (r *Receiver) State() state.Receiver {
 	s.PartialUploads, s.PartialBytes = r.partials()
 	s.FreeBytes, _ = r.store.Free() // 0 when it can't be told
 	_, s.Rebuilding = r.store.Rebuilding()
-	s.DamagedEpisodes, s.OldestCheck, _ = r.store.Health(context.Background()) // none while the catalogue can't be asked
+	var err error
+	if s.DamagedEpisodes, s.OldestCheck, err = r.store.Health(context.Background()); err != nil {
+		s.CatalogueError = err.Error()
+	}
 	r.notes.mu.Lock()
 	s.LastStored, s.LastCode = r.notes.lastStored, r.notes.lastCode
+	s.Held, s.HeldCount = r.notes.holding(r.now())
 	r.notes.mu.Unlock()
 	return s
 }

@@ -128,7 +128,8 @@ type State struct {
 	Name   string        `json:"name"`
 	Doing  string        `json:"doing,omitempty"`
 	Busy   bool          `json:"busy"`
-	Within time.Duration `json:"-"` // time left until it has to report; negative: late
+	Within time.Duration `json:"-"`              // time left until it has to report; negative: late
+	Late   string        `json:"late,omitempty"` // by how much, when it is
 }
 
 // States lists all workers by name.
@@ -143,6 +144,9 @@ func (t *Tracker) States(now time.Time) []State {
 		s := State{Name: w.name, Doing: w.what()}
 		if d := w.deadline.Load(); d != 0 {
 			s.Busy, s.Within = true, time.Duration(d-since)
+			if s.Within < 0 {
+				s.Late = (-s.Within).Round(time.Second).String()
+			}
 		}
 		all = append(all, s)
 	}

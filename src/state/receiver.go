@@ -52,6 +52,13 @@ type Receiver struct {
 	DamagedEpisodes int64     `json:"damaged_episodes"`
 	OldestCheck     time.Time `json:"oldest_check,omitzero"` // no stored episode was last read and found right before
 
+	CatalogueError string `json:"catalogue_error,omitempty"` // why it can't be asked
+
+	// Held are hosts that hold their queue because the receiver refuses them for
+	// what they are, not for an episode: the first of HeldCount.
+	Held      []Happened `json:"held_hosts,omitempty"`
+	HeldCount int        `json:"held_hosts_count,omitempty"`
+
 	Workers []liveness.State `json:"workers"`
 }
 
