@@ -37,7 +37,7 @@ type probe struct {
 	dns       *code.Error
 	connected time.Duration
 	shaken    time.Duration // the TLS handshake
-	conn      *code.Error // no connection, or a silent one
+	conn      *code.Error   // no connection, or a silent one
 	peer      *x509.Certificate
 	tls       *code.Error
 	plain     bool // no TLS is asked for
