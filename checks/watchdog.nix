@@ -27,7 +27,8 @@ in
         watchdogSec = 10;
         settings.tls.names = [ "receiver" ];
       };
-      environment.systemPackages = [ pkgs.e2fsprogs ];
+      environment.etc."backlog.py".source = ./watchdog/backlog.py;
+      environment.systemPackages = [ pkgs.e2fsprogs pkgs.python3 ];
     };
     lab1 = { pkgs, ... }: {
       imports = [ labHost disk ];

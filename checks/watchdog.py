@@ -42,6 +42,11 @@ def dies_when_stopped(host, unit):
     host.succeed(f"journalctl -u {unit} -o cat | grep -F 'with signal SIGABRT'", f"journalctl -u {unit} -o cat | grep '^goroutine '")
 
 
+def life(host, unit):
+    """Which life of the service it is, and how many it had: the same later means that nobody killed it."""
+    return show(host, unit, "InvocationID"), show(host, unit, "NRestarts")
+
+
 def slow(host, rate):
     host.succeed(f"tc qdisc replace dev eth1 root tbf rate {rate} burst 32kb latency 400ms")
 
@@ -76,7 +81,8 @@ with subtest("active means: the queue is constructed"):
 # Goes on beside what follows.
 slow(lab2, "400kbit")
 seal(lab2, 3200)
-pids = {host.name: show(host, SHIPPER, "MainPID") for host in (lab1, lab2)}
+lives = {host.name: life(host, SHIPPER) for host in (lab1, lab2)}
+receivers_life = life(receiver, RECEIVER)
 began = uptime(lab2)
 
 with subtest("a black hole and 100,000 waiting episodes"):
@@ -87,7 +93,7 @@ with subtest("a black hole and 100,000 waiting episodes"):
     lab1.succeed(f"{names} mkdir")
     lab1.wait_until_succeeds("cis490-shipper status --json | grep -E '\"waiting\": ?10000[01]'", timeout=30)
     lab1.sleep(LIMIT + 3)
-    t.assertEqual(show(lab1, SHIPPER, "MainPID"), pids["lab1"], "nobody is killed because the receiver is gone")
+    t.assertEqual(life(lab1, SHIPPER), lives["lab1"], "nobody is killed because the receiver is gone")
     lab1.succeed(f"{names} rmdir", "nft delete table ip hole")
     wait_acknowledged(lab1)
 
@@ -99,10 +105,58 @@ with subtest("an upload of more than a minute"):
     took = uptime(lab2) - began
     log.info(f"it took {took:.0f} s")
     t.assertGreater(took, 60)
-    t.assertEqual(show(lab2, SHIPPER, "MainPID"), pids["lab2"], "nobody is killed because an upload is slow")
+    t.assertEqual(life(lab2, SHIPPER), lives["lab2"], "nobody is killed because an upload is slow")
+    t.assertEqual(life(receiver, RECEIVER), receivers_life, "on either side")
 
 with subtest("the receiver is stopped in mid-upload"):
     cut_upload(lab1, RECEIVER, at=receiver)
+
+
+MORE, PARTIAL = 20_000, 8_000  # of 10,000 uploads that a receiver has at most
+STORE = "/var/lib/cis490-receiver"
+
+
+def files_in(dir, pattern):
+    return int(receiver.succeed(f"find {STORE}/{dir} -name '{pattern}' | wc -l"))
+
+
+def all_listed():
+    """How many the receiver's catalogue has of lab9."""
+    return int(receiver.succeed("cis490-receiver episodes list --host lab9 --json 2>/dev/null | wc -l"))
+
+
+with subtest(f"the receiver, with {MORE} more stored, {PARTIAL} partial uploads, a lost catalogue, and a trickle"):
+    slow(lab1, "16mbit")
+    seal(lab1, 20_000, name="cut")  # more than comes in the five seconds that a stop leaves it
+    receiver.wait_until_succeeds(f"test $(du -sk {STORE}/incoming | cut -f1) -gt 2000", timeout=30)
+    receiver.succeed(f"systemctl stop {RECEIVER}", f"python3 /etc/backlog.py {MORE} {PARTIAL}", f"rm {STORE}/catalogue.sqlite*")
+    own = files_in("incoming", "*.zst") - PARTIAL
+    began = uptime(receiver)
+    receiver.succeed(f"systemctl start {RECEIVER}")  # returns with READY=1
+    log.info(f"ready {uptime(receiver) - began:.1f} s after the start")
+    t.assertLess(uptime(receiver) - began, 3 * LIMIT, "seconds until it is ready")
+    receivers_life = life(receiver, RECEIVER)
+    # Beside the rebuilding of the catalogue, and the removal of half of the partial uploads.
+    id = seal(lab2, 1_000, name="trickle")
+    slow(lab2, "400kbit")
+    receiver.wait_until_succeeds(f"grep -l {id} {STORE}/incoming/*.json >&2", timeout=60)
+    slow(lab2, "24kbit")
+    before = received(receiver)
+    lab2.sleep(2 * LIMIT + 5)
+    t.assertNotIn((id, sealed["lab2"][id]), stored(lab2), "it trickles")
+    wait_acknowledged(lab1)
+    log.info(f"{(received(receiver) - before) / 1e3:.0f} kB arrived, of both hosts")
+    retry(lambda _: all_listed() == MORE, timeout_seconds=60)
+    retry(lambda _: files_in("incoming", "*.zst") <= PARTIAL // 2 + own, timeout_seconds=60)
+    t.assertEqual(life(receiver, RECEIVER), receivers_life, "nobody is killed because there is much, or because it comes slowly")
+    log.info(f"all of it listed and swept {uptime(receiver) - began:.1f} s after the start")
+    lab2.succeed("tc qdisc del dev eth1 root")
+    lab1.succeed("tc qdisc del dev eth1 root")
+    wait_acknowledged(lab2)
+    t.assertEqual(life(lab2, SHIPPER), lives["lab2"], "nor the one that it comes from")
+    away = f"rm -r {STORE}/episodes/lab9 {STORE}/catalogue.sqlite*; grep -l lab9 -r {STORE}/incoming | xargs rm"
+    receiver.succeed(f"systemctl stop {RECEIVER}; {away}; systemctl start {RECEIVER}")
+    receiver.wait_until_succeeds("cis490-receiver episodes list --host lab1 --json | grep -q .", timeout=30)
 
 
 def hangs(host, unit, since):
