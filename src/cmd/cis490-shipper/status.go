@@ -128,6 +128,9 @@ func printStatus(out io.Writer, st state.Shipper, live bool, now time.Time) erro
 	} else if st.Poll.LastSuccess != nil {
 		row("receiver", "version %s, asked %s, knows this host as %s, its clock is %+.1f s from ours", st.Poll.ReceiverVersion, ago(st.Poll.LastSuccess), st.Poll.KnownAs, st.Poll.SkewSeconds)
 	}
+	if f := st.Report.Failure; f != nil && !st.Path.Held {
+		row("report", "the receiver does not take how this host is, since %s: %s: %s", ago(&f.Since), f.Code, f.Detail)
+	}
 	if r := st.Rate; r.Limit != "" && (r.Limit != config.RateUnlimited.String() || r.Until != nil) {
 		row("rate limit", "%s", r)
 	}

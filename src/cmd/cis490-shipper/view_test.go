@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -83,5 +84,28 @@ func TestWatchWithoutATerminal(t *testing.T) {
 		if n := strings.Count(out.String(), "not running"); n != 1 {
 			t.Errorf("%q", out.String())
 		}
+	}
+}
+
+// What is no row of its own in a healthy shipper's status stands there when it is so.
+func TestStatusSaysWhatIsLeftAndWhatIsNotTaken(t *testing.T) {
+	now := time.Now()
+	old, since := now.Add(-49*time.Hour), now.Add(-2*time.Hour)
+	st := state.Shipper{StartedAt: now, Open: state.Open{LeftOver: 2, Oldest: &old}, Report: state.Report{Failure: &state.Code{Code: code.Unmarked4xx, Detail: "an old receiver", Since: since, At: now}}}
+	var b strings.Builder
+	if err := printStatus(&b, st, true, now); err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{
+		"open +2 sealings were cut off and left in open/, the first 2 d ago", "fix: cis490-episode recover",
+		"report +the receiver does not take how this host is, since 2 h ago: unmarked-4xx: an old receiver",
+	} {
+		if !regexp.MustCompile(line).MatchString(b.String()) {
+			t.Errorf("no %s in\n%s", line, &b)
+		}
+	}
+	b.Reset()
+	if err := printStatus(&b, state.Shipper{StartedAt: now}, true, now); err != nil || regexp.MustCompile(`(?m)^(open|report) `).MatchString(b.String()) {
+		t.Errorf("%v\n%s", err, &b)
 	}
 }
