@@ -58,12 +58,16 @@ func (s *Shipper) reportIn(now time.Time) (time.Duration, bool) {
 // next one may go out already.
 func (s *Shipper) news(st state.Shipper, now time.Time) bool {
 	tried, said := s.facts.lastReport()
-	if s.cfg.Shipper.ReportInterval <= 0 || st.Path.Held || now.Sub(tried) < reportGap {
+	if s.cfg.Shipper.ReportInterval <= 0 || !tellable(st) || now.Sub(tried) < reportGap {
 		return false
 	}
 	_, worst := st.Rows(now)
 	return worst != said
 }
+
+// tellable says whether there is something to tell, and a way: before the first
+// scan has ended, all looks well.
+func tellable(st state.Shipper) bool { return !st.Scan.At.IsZero() && !st.Path.Held }
 
 // report tells the receiver how this host is, if that is due. It goes out after a
 // poll that succeeded, on the poll's connection: never while the path is held, and
@@ -73,7 +77,7 @@ func (p *poller) report(ctx context.Context) {
 	now := time.Now()
 	in, on := s.reportIn(now)
 	st := s.State()
-	if !on || st.Path.Held || in > 0 && !s.news(st, now) {
+	if !on || !tellable(st) || in > 0 && !s.news(st, now) {
 		return
 	}
 	rep := reportOf(st, s.cfg.Shipper.ReportInterval, now)
