@@ -107,9 +107,14 @@ func TestTheHeartbeatComesOncePerPassWhateverThePathDoes(t *testing.T) {
 	}
 }
 
-func TestAnUploadThatTricklesLivesAndTheWatchdogIsFed(t *testing.T) {
+func TestAnUploadThatTricklesLivesAndTheWatchdogsAreFed(t *testing.T) {
 	t.Parallel()
-	_, p, h := pair(t, `shipper.scan_interval = "500ms"`, `shipper.stall_timeout = "1s"`, `shipper.response_timeout = "2s"`)
+	r := newReceiver(t)
+	r.notify = newNotifySocket(t, 10*time.Second)
+	p := newProxy(t, r.addr)
+	h := newHost(t, "lab-01", p.url(), r.ca(), `shipper.scan_interval = "500ms"`, `shipper.stall_timeout = "1s"`, `shipper.response_timeout = "2s"`)
+	r.allow(h)
+	r.start()
 	h.notify = newNotifySocket(t, 4*time.Second)
 	src := filepath.Join(tempDir(t), "run")
 	noise(t, filepath.Join(src, "capture.bin"), 8<<20)
@@ -132,6 +137,10 @@ func TestAnUploadThatTricklesLivesAndTheWatchdogIsFed(t *testing.T) {
 		h.notify.count("WATCHDOG=1", since), h.notify.longestGap(since).Round(time.Millisecond), h.notify.status())
 	if gap := h.notify.longestGap(since); gap > 2*time.Second {
 		t.Errorf("no heartbeat for %s while the upload moved", gap)
+	}
+	// The receiver's passes come every five seconds.
+	if gap := r.notify.longestGap(since); gap > 8*time.Second || r.notify.count("WATCHDOG=1", since) < 2 {
+		t.Errorf("no heartbeat of the receiver for %s while the upload moved: STATUS=%s", gap, r.notify.status())
 	}
 	// Polls for the window make connections of their own, and one each second would be an upload that is cut and begun again.
 	if strings.Contains(h.output(), "stalled") {
