@@ -47,8 +47,9 @@ def life(host, unit):
     return show(host, unit, "InvocationID"), show(host, unit, "NRestarts")
 
 
-def slow(host, rate):
-    host.succeed(f"tc qdisc replace dev eth1 root tbf rate {rate} burst 32kb latency 400ms")
+def slow(host, rate, burst="32kb"):
+    """burst is also what may wait in front of the cable: of a slow one, seconds."""
+    host.succeed(f"tc qdisc replace dev eth1 root tbf rate {rate} burst {burst} latency 400ms")
 
 
 def cut_upload(host, unit, at):
@@ -137,15 +138,15 @@ with subtest(f"the receiver, with {MORE} more stored, {PARTIAL} partial uploads,
     t.assertLess(uptime(receiver) - began, 3 * LIMIT, "seconds until it is ready")
     receivers_life = life(receiver, RECEIVER)
     # Beside the rebuilding of the catalogue, and the removal of half of the partial uploads.
-    id = seal(lab2, 1_000, name="trickle")
-    slow(lab2, "400kbit")
+    slow(lab2, "200kbit", burst="8kb")
+    id = seal(lab2, 2_000, name="trickle")
     receiver.wait_until_succeeds(f"grep -l {id} {STORE}/incoming/*.json >&2", timeout=60)
-    slow(lab2, "24kbit")
     before = received(receiver)
     lab2.sleep(2 * LIMIT + 5)
-    t.assertNotIn((id, sealed["lab2"][id]), stored(lab2), "it trickles")
     wait_acknowledged(lab1)
     log.info(f"{(received(receiver) - before) / 1e3:.0f} kB arrived, of both hosts")
+    t.assertNotIn((id, sealed["lab2"][id]), stored(lab2), "it trickles")
+    t.assertEqual([line["MESSAGE"] for line in journal(lab2, SHIPPER) if "stalled" in line["MESSAGE"]], [], "and moves")
     retry(lambda _: all_listed() == MORE, timeout_seconds=60)
     retry(lambda _: files_in("incoming", "*.zst") <= PARTIAL // 2 + own, timeout_seconds=60)
     t.assertEqual(life(receiver, RECEIVER), receivers_life, "nobody is killed because there is much, or because it comes slowly")
