@@ -412,7 +412,7 @@ func shippingRows(l log, s state.Shipper, since time.Duration, now time.Time) (r
 		switch {
 		case held || !over:
 			f = red(title, evidence, i.Fix)
-			if k.Class() == code.Transient && now.Sub(c.last.at) < passing {
+			if k.Class() == code.Transient && now.Sub(c.last.at) < state.HeldFor {
 				f = yellow(title, evidence, i.Fix)
 			}
 		case now.Sub(c.last.at) < settled:

@@ -314,10 +314,11 @@ func hostChecks(h *labHost) []Check {
 				return shippingRows(l, s, h.since, time.Now())
 			})},
 		{ID: "open", DependsOn: []string{"data-dir"},
-			Looks: "episodes in open/ in which nothing has changed for a day",
-			Fix:   "`cis490-episode seal` finishes or undoes what died half-way; remove what nobody wants",
-			Run: h.with(func(_ context.Context, cfg config.LabHost) []Finding {
-				return one(openRow(cfg.DataDir, time.Now()))
+			Looks: "sealings that were cut off a day ago, and what else lies in open/ without a change for a day",
+			Fix:   "`cis490-episode recover` finishes or undoes what was cut off; seal or remove the rest",
+			Run: h.with(func(ctx context.Context, cfg config.LabHost) []Finding {
+				s, _ := h.state.get(ctx)
+				return one(openRow(cfg.DataDir, s.v.Open, time.Now()))
 			})},
 	}
 	for i := range cs {

@@ -16,14 +16,12 @@ import (
 	"cis490/src/config"
 	"cis490/src/queue"
 	"cis490/src/state"
+	"cis490/src/wire"
 )
 
 // What is too long.
 const (
 	passPatience  = 20 * time.Second // for a scan to come round, beside three of its intervals
-	agedAfter     = time.Hour        // the first episode in the queue
-	staleAfter    = 24 * time.Hour
-	passing       = time.Minute // what may pass by itself is not red before that
 	expiresWithin = 3 * 24 * time.Hour
 	openFor       = 24 * time.Hour
 )
@@ -130,7 +128,7 @@ func pathRow(s state.Shipper, p probe, now time.Time) Finding {
 	switch {
 	case p.well() && slices.Contains(seen, s.Path.Code):
 		return yellow(title+"; the receiver answers now, and the shipper will see it at its next try", s.Path.Detail, "cis490-shipper push tries at once")
-	case s.Path.Code.Class() == code.Transient && s.Path.Code != code.ReceiverFull && now.Sub(since) < passing:
+	case s.Path.Health(now) == wire.Yellow:
 		return yellow(title, s.Path.Detail, s.Path.Fix)
 	}
 	return red(title, s.Path.Detail, s.Path.Fix)
@@ -157,15 +155,15 @@ func backlogRow(s state.Shipper, now time.Time) Finding {
 		return green("%d wait, all of them in trouble of their own: see the row trouble", q.Left())
 	}
 	if s.Rate.Off {
-		if age > staleAfter {
+		if age > state.StaleAfter {
 			return yellow("the backlog is "+state.Span(age)+" old; uploads are "+s.Rate.String(), have, "shipper.rate_limit and the rate_window blocks of lab-host.hcl; on NixOS: services.cis490.shipper.settings")
 		}
 		return green("%d wait; uploads are %s", q.Left(), s.Rate)
 	}
 	switch {
-	case age > staleAfter:
+	case age > state.StaleAfter:
 		return red("the first episode in the queue has waited "+state.Span(age), have, fix)
-	case age > agedAfter:
+	case age > state.AgedAfter:
 		return yellow("the first episode in the queue has waited "+state.Span(age), have, fix)
 	case grows:
 		return yellow(fmt.Sprintf("the backlog grows: %d, %d %s", q.Left(), q.Before.Left, ago(now, q.Before.At)), have, fix)
@@ -182,7 +180,7 @@ func troubleRows(s state.Shipper) (rows []Finding) {
 			evidence = s.Problem.Detail
 		}
 		f := yellow(title, evidence, c.Info().Fix)
-		if c == code.ReadFailed || c == code.AttemptDied {
+		if state.TroubleHealth(c) == wire.Red {
 			f = red(title, evidence, c.Info().Fix)
 		}
 		rows = append(rows, f.sub(string(c)))
@@ -312,9 +310,17 @@ func rank(c code.Code) int {
 	return 3
 }
 
-// openRow judges what lies in open/.
-func openRow(dataDir string, now time.Time) Finding {
+// openRow judges what lies in open/; cutOff is what the shipper says of sealings
+// that died.
+func openRow(dataDir string, cutOff state.Open, now time.Time) Finding {
 	dir := filepath.Join(dataDir, "open")
+	if n := cutOff.LeftOver; n > 0 {
+		since := ""
+		if cutOff.Oldest != nil {
+			since = "the first of them began " + ago(now, *cutOff.Oldest)
+		}
+		return yellow(fmt.Sprintf("%d sealings were cut off and left in %s", n, dir), since, cutOff.Fix())
+	}
 	ents, err := os.ReadDir(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

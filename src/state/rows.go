@@ -11,11 +11,11 @@ import (
 	"cis490/src/wire"
 )
 
-// What is too long.
+// What is too long, for the shipper's own word and for the doctor's.
 const (
-	agedAfter  = time.Hour // the first episode in the queue
-	staleAfter = 24 * time.Hour
-	heldFor    = time.Minute // what may pass by itself is not red before that
+	AgedAfter  = time.Hour // the first episode in the queue: yellow
+	StaleAfter = 24 * time.Hour
+	HeldFor    = time.Minute // what may pass by itself is not red before that
 )
 
 // Rows is what is not green in a shipper's state, by the names of the doctor's
@@ -37,22 +37,18 @@ func (st Shipper) Rows(now time.Time) (rows []wire.Row, worst wire.Health) {
 		add("scan", wire.Red, "systemd-tmpfiles --create", "the shipper can't scan: %s", st.Scan.Error)
 	}
 	if p := st.Path; p.Held && p.Since != nil {
-		h := wire.Yellow
-		if now.Sub(*p.Since) > heldFor {
-			h = wire.Red
-		}
-		add("path", h, p.Fix, "the queue has been held for %s: %s", Span(now.Sub(*p.Since)), p.Code)
+		add("path", p.Health(now), p.Fix, "the queue has been held for %s: %s", Span(now.Sub(*p.Since)), p.Code)
 	}
 	if o := st.Queue.Oldest; o != nil {
 		switch age := now.Sub(o.SealedAt); {
-		case age > staleAfter:
+		case age > StaleAfter:
 			add("backlog", wire.Red, "cis490-shipper status", "%d wait, the first for %s", st.Queue.Left(), Span(age))
-		case age > agedAfter:
+		case age > AgedAfter:
 			add("backlog", wire.Yellow, "cis490-shipper status", "%d wait, the first for %s", st.Queue.Left(), Span(age))
 		}
 	}
 	for _, c := range slices.Sorted(maps.Keys(st.Queue.PostponedByCode)) {
-		add("trouble", wire.Yellow, c.Info().Fix, "%d at the end of the queue: %s", st.Queue.PostponedByCode[c], c)
+		add("trouble", TroubleHealth(c), c.Info().Fix, "%d at the end of the queue: %s", st.Queue.PostponedByCode[c], c)
 	}
 	if d := st.Poll.Damaged; d != nil {
 		add("stored", wire.Red, code.CopyDamaged.Info().Fix, "%d acknowledged, and damaged at the receiver", d.Count)
@@ -72,10 +68,31 @@ func (st Shipper) Rows(now time.Time) (rows []wire.Row, worst wire.Health) {
 		add("clock", wire.Red, code.ClockSkew.Info().Fix, "the receiver's clock is %+.1f s from this host's, %.0f s are tolerated", p.SkewSeconds, p.MaxSkewSeconds)
 	}
 	if st.Disk.Low {
-		add("disk", wire.Yellow, code.DiskFull.Info().Fix, "%d MiB are free, min_free is %d MiB", st.Disk.FreeBytes>>20, st.Disk.MinFreeBytes>>20)
+		add("disk", wire.Red, code.DiskFull.Info().Fix, "%d MiB are free, min_free is %d MiB", st.Disk.FreeBytes>>20, st.Disk.MinFreeBytes>>20)
 	}
 	if o := st.Open; o.LeftOver > 0 {
 		add("open", wire.Yellow, o.Fix(), "%d sealings were cut off and left in open/", o.LeftOver)
 	}
 	return rows, worst
+}
+
+// Health is how bad it is that the queue is held: what may pass by itself is not
+// red at once.
+func (p Path) Health(now time.Time) wire.Health {
+	switch {
+	case !p.Held:
+		return wire.Green
+	case p.Code.Class() == code.Transient && p.Code != code.ReceiverFull && (p.Since == nil || now.Sub(*p.Since) < HeldFor):
+		return wire.Yellow
+	}
+	return wire.Red
+}
+
+// TroubleHealth is how bad it is that an episode waits at the end of the queue
+// with c.
+func TroubleHealth(c code.Code) wire.Health {
+	if c == code.ReadFailed || c == code.AttemptDied {
+		return wire.Red
+	}
+	return wire.Yellow
 }

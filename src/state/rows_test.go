@@ -37,6 +37,8 @@ func TestRows(t *testing.T) {
 		{"an old backlog", []func(*Shipper){waits(72 * time.Hour)}, wire.Red, "backlog red 3 wait, the first for 3 d"},
 		{"just held", []func(*Shipper){held(5 * time.Second)}, wire.Yellow, "path yellow held for 5 s: stalled"},
 		{"held, with what is yellow after it", []func(*Shipper){held(time.Hour), quarantined}, wire.Red, "path red held for 1 h: stalled|quarantine yellow 3 held (damaged 1, out-of-window 2), oldest 2 d"},
+		{"full at once", []func(*Shipper){held(time.Second), func(s *Shipper) { s.Path.Code = code.ReceiverFull }}, wire.Red, "path red held for 1 s: receiver-full"},
+		{"a host's matter at once", []func(*Shipper){held(time.Second), func(s *Shipper) { s.Path.Code = code.HostRevoked }}, wire.Red, "path red held for 1 s: host-revoked"},
 		{"clock ahead", []func(*Shipper){skewed(301)}, wire.Red, "clock red +301.0 s"},
 		{"clock behind", []func(*Shipper){skewed(-3600)}, wire.Red, "clock red -3600.0 s"},
 		{"never asked", []func(*Shipper){func(s *Shipper) { s.Poll.SkewSeconds, s.Poll.MaxSkewSeconds = 400, 300 }}, wire.Green, ""},
@@ -44,7 +46,7 @@ func TestRows(t *testing.T) {
 			s.Disk = Disk{Low: true, FreeBytes: 5 << 20, MinFreeBytes: 9 << 20}
 			s.Open = Open{LeftOver: 2}
 			s.Queue.PostponedByCode = map[code.Code]int{code.ReadFailed: 1}
-		}}, wire.Yellow, "trouble yellow read-failed|disk yellow 5 MiB are free|open yellow 2 sealings"},
+		}}, wire.Red, "trouble red read-failed|disk red 5 MiB are free|open yellow 2 sealings"},
 		{"broken", []func(*Shipper){func(s *Shipper) {
 			s.Workers = []Worker{{Name: "upload 1", Doing: "read", Late: "9s"}}
 			s.Scan.Error = "permission denied"
