@@ -27,6 +27,8 @@
         ];
       };
 
+      doctor = module ./modules/doctor.nix { doctor = "cis490-doctor"; };
+
       host = path: system: lib.nixosSystem {
         modules = [ self.nixosModules.default path { nixpkgs.hostPlatform = system; } ];
       };
@@ -39,7 +41,7 @@
           programs = programsOf pkgs;
         in
         {
-          inherit (programs) cis490-demo cis490-episode cis490-receiver cis490-shipper;
+          inherit (programs) cis490-demo cis490-doctor cis490-episode cis490-receiver cis490-shipper;
           default = programs.cis490;
           units = import ./modules/units.nix { inherit lib pkgs programs; inherit (self) nixosModules; };
           options-doc = import ./modules/options.nix { inherit lib pkgs; inherit (self) nixosModules; };
@@ -52,15 +54,20 @@
           program = lib.getExe self.packages.${pkgs.stdenv.hostPlatform.system}.cis490-demo;
           meta.description = "Watch real directories being sealed, shipped, verified and stored";
         };
+        doctor = {
+          type = "app";
+          program = lib.getExe self.packages.${pkgs.stdenv.hostPlatform.system}.cis490-doctor;
+          meta.description = "Say what is broken on this lab host or receiver, and how to mend it";
+        };
         default = demo;
       });
 
-      overlays.default = final: _: { inherit (programsOf final) cis490-demo cis490-episode cis490-receiver cis490-shipper; };
+      overlays.default = final: _: { inherit (programsOf final) cis490-demo cis490-doctor cis490-episode cis490-receiver cis490-shipper; };
 
       nixosModules = {
         default.imports = [ self.nixosModules.receiver self.nixosModules.lab-host ];
-        receiver = module ./modules/receiver.nix { receiver = "cis490-receiver"; };
-        lab-host = module ./modules/lab-host.nix { shipper = "cis490-shipper"; labHost = "cis490-episode"; };
+        receiver.imports = [ (module ./modules/receiver.nix { receiver = "cis490-receiver"; }) doctor ];
+        lab-host.imports = [ (module ./modules/lab-host.nix { shipper = "cis490-shipper"; labHost = "cis490-episode"; }) doctor ];
       };
 
       nixosConfigurations = lib.mapAttrs (_: path: host path "x86_64-linux") hosts;

@@ -35,7 +35,7 @@ lib.genAttrs scenarios scenario // {
       let package = packages.${name}; in ''
         [ "$(ls ${package}/bin)" = ${name} ] && [ ${lib.getExe package} = ${package}/bin/${name} ]
         go version -m ${lib.getExe package} | sed -n 's/^\tdep\t\([^\t]*\)\t.*/${name} \1/p' >>$out
-        ${lib.optionalString (lib.elem name [ "cis490-episode" "cis490-shipper" ]) ''
+        ${lib.optionalString (lib.elem name [ "cis490-doctor" "cis490-episode" "cis490-shipper" ]) ''
           if grep -E '^${name} (${lib.concatStringsSep "|" ofTheReceiver})' $out; then echo "${name}: these modules are the receiver's alone" >&2; exit 1; fi
         ''}
         ${lib.getExe package} --version | grep -F ${package.version}

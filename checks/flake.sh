@@ -110,11 +110,12 @@ part_flake() {
   mapfile -t outputs < <(sed -nE "s/^(packages|devShells)\.$system\./.#&/p; s/^(nixosConfigurations\..*)/.#\1.config.system.build.toplevel/p" checks/outputs.txt)
   check "packages, hosts, shell and formatter build" checks/nix build --no-link --print-build-logs "${outputs[@]}" ".#formatter.$system"
   check "nix run .#demo" checks/nix run .#demo -- --help
+  check "nix run .#doctor" checks/nix run .#doctor -- --list
   check "nix develop" checks/nix develop -c go vet ./src/version
   check "overlay" flake_overlay .
   check "the flake of the deploy page" flake_deploy .
-  check "a lab host has shipper and sealing alone" flake_closure . lab-host "cis490-episode cis490-shipper"
-  check "a receiver has the receiver alone" flake_closure . receiver cis490-receiver
+  check "a lab host has shipper, sealing and the doctor alone" flake_closure . lab-host "cis490-doctor cis490-episode cis490-shipper"
+  check "a receiver has the receiver alone" flake_closure . receiver "cis490-doctor cis490-receiver"
   for name in $(checks/nix eval --raw -f checks/mistakes.nix says --apply 'says: toString (builtins.attrNames says)'); do
     check "refused: $name" flake_mistake . "$name"
   done
@@ -163,14 +164,14 @@ part_flake_defects() {
     "flake_vendor_hash TREE" "it has to be sha256-"
   defect "import that vendorHash does not know" src/ship/ship.go 's,^import ($,&\n\t_ "golang.org/x/text/cases",' \
     "flake_vendor_hash TREE" "it has to be sha256-"
-  defect "missing output" flake.nix 's/inherit (programs) cis490-demo cis490-episode/inherit (programs) cis490-demo/' \
+  defect "missing output" flake.nix 's/inherit (programs) cis490-demo cis490-doctor cis490-episode/inherit (programs) cis490-demo cis490-doctor/' \
     "flake_outputs TREE" "^-packages.*cis490-episode"
   defect "one system less" flake.nix 's/"x86_64-linux" "aarch64-linux"/"x86_64-linux"/' \
     "flake_outputs TREE" "^-packages.aarch64-linux"
   defect "syntax error" flake.nix 's/^  inputs.nixpkgs.url = \(.*\);/  inputs.nixpkgs.url = \1/' \
     "flake_outputs TREE" "syntax error"
   defect "module that is not there" flake.nix 's,modules/lab-host.nix,modules/labhost.nix,' \
-    "flake_closure TREE lab-host cis490-episode cis490-shipper" "modules/labhost.nix"
+    "flake_closure TREE lab-host cis490-doctor cis490-episode cis490-shipper" "modules/labhost.nix"
   defect "unlocked input" flake.nix '/inputs.nixpkgs.url/a \  inputs.other.url = "github:example/other";' \
     "flake_lock TREE" "other: is not locked"
   defect "lock of another branch" flake.lock 's/nixos-26.05/nixos-25.11/' \
@@ -192,19 +193,19 @@ part_flake_defects() {
   defect "directive that systemd does not know" modules/common.nix 's/LimitNOFILE = /LimitNOFILES = 1; &/; ' \
     "$b.units-are-sound" "LimitNOFILES"
   defect "value that systemd does not know" modules/common.nix 's/Restart = "always"/Restart = "sometimes"/' \
-    "flake_closure TREE lab-host cis490-episode cis490-shipper" "serviceConfig' is not of type"
+    "flake_closure TREE lab-host cis490-doctor cis490-episode cis490-shipper" "serviceConfig' is not of type"
   defect "key that all can read" modules/lab-host.nix 's/identity" = dir "0700"/identity" = dir "0755"/' \
     "$b.units-are-sound" "identity is 0755"
   defect "secret in the store" nixos/receiver.nix 's,openFirewall = true;,& certFile = "/c"; keyFile = ./ca.crt;,' \
-    "flake_closure TREE receiver cis490-receiver" "receiver.keyFile is in the Nix store"
+    "flake_closure TREE receiver cis490-doctor cis490-receiver" "receiver.keyFile is in the Nix store"
   defect "user that nobody makes" modules/units.nix 's/u ${name} -:/u ${name}x -:/' \
     "$b.units-are-sound" "Failed to resolve user"
   defect "user that is of no kind" modules/lab-host.nix '/isSystemUser = true/d' \
-    "flake_closure TREE lab-host cis490-episode cis490-shipper" "users.users.cis490-shipper.isSystemUser"
+    "flake_closure TREE lab-host cis490-doctor cis490-episode cis490-shipper" "users.users.cis490-shipper.isSystemUser"
   defect "option that NixOS does not have" modules/shipper.nix 's/environment.systemPackages = /systemd.watchdog = 3; &/' \
-    "flake_closure TREE lab-host cis490-episode cis490-shipper" "systemd.watchdog. does not exist"
+    "flake_closure TREE lab-host cis490-doctor cis490-episode cis490-shipper" "systemd.watchdog. does not exist"
   defect "option of the wrong type" modules/receiver.nix 's/(map lib.toInt port)/port/' \
-    "flake_closure TREE receiver cis490-receiver" "allowedTCPPorts.* is not of type"
+    "flake_closure TREE receiver cis490-doctor cis490-receiver" "allowedTCPPorts.* is not of type"
   defect "option without a description" modules/common.nix '/description = "Seconds without progress/d' \
     "$b.options" "watchdogSec has no description"
   defect "option that is not documented" modules/common.nix 's/default = 180/default = 240/' \
@@ -224,11 +225,11 @@ part_flake_defects() {
   defect "receiver's modules in the shipper" src/package.nix 's,^    done$,& ; [ ${name} != cis490-shipper ] || install -m 755 bin/cis490-receiver $out/bin/${name},' \
     "$b.programs-are-whole" "these modules are the receiver's alone"
   defect "receiver on a lab host" modules/shipper.nix 's,systemPackages = \[ cfg.package ,&config.services.cis490.receiver.package ,' \
-    "flake_closure TREE lab-host cis490-episode cis490-shipper" "in the closure of lab-host: cis490-episode cis490-receiver cis490-shipper"
+    "flake_closure TREE lab-host cis490-doctor cis490-episode cis490-shipper" "in the closure of lab-host: cis490-doctor cis490-episode cis490-receiver cis490-shipper"
   defect "overlay of other programs" flake.nix 's/(programsOf final)/(programsOf (final \/\/ { runCommand = name: final.runCommand "${name}-x"; }))/' \
     "flake_overlay TREE" "cis490-demo"
   defect "host that is not what its module needs" nixos/lab-host.nix '/settings.receiver.url/d' \
-    "flake_closure TREE lab-host cis490-episode cis490-shipper" "settings.receiver.url"
+    "flake_closure TREE lab-host cis490-doctor cis490-episode cis490-shipper" "settings.receiver.url"
 }
 
 # defect NAME FILE SED CHECK MESSAGE: CHECK names the tree as TREE.

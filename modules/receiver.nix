@@ -29,6 +29,8 @@ let
   pem = description: secret "receiver.pem" // { inherit description; };
 in
 {
+  imports = [ ./doctor.nix ];
+
   options.services.cis490.receiver = cis490.daemonOptions "cis490-receiver" // {
     openFirewall = mkOption {
       type = types.bool;
@@ -90,7 +92,7 @@ in
         metrics_listen = lib.mkIf cfg.metrics.enable (lib.mkDefault "127.0.0.1:9491");
         operator_group = lib.mkDefault "cis490-receiver";
       };
-      environment.systemPackages = [ cfg.package ];
+      environment.systemPackages = [ cfg.package config.services.cis490.doctor.package ];
       environment.etc."cis490/receiver.hcl.json".source = cfg.configFile;
       networking.firewall.allowedTCPPorts = lib.mkIf cfg.openFirewall (map lib.toInt port);
       systemd.tmpfiles.settings."10-cis490-receiver".${settings.state_dir}.d = {

@@ -7,6 +7,8 @@ let
   block = cis490.blocks.lab-host.blocks.shipper;
 in
 {
+  imports = [ ./doctor.nix ];
+
   options.services.cis490.shipper = cis490.daemonOptions "cis490-shipper" // {
     settings = cis490.settingsOption (block // {
       doc = "How the shipper works: the block `shipper` of /etc/cis490/lab-host.hcl.json. Its `watchdog_sec` is {option}`services.cis490.shipper.watchdogSec`.";
@@ -17,7 +19,7 @@ in
   config = lib.mkIf cfg.enable (lib.mkMerge [
     {
       services.cis490.shipper.settings.metrics_listen = lib.mkIf cfg.metrics.enable (lib.mkDefault "127.0.0.1:9490");
-      environment.systemPackages = [ cfg.package ];
+      environment.systemPackages = [ cfg.package config.services.cis490.doctor.package ];
       systemd.services.cis490-shipper = cis490.service {
         inherit cfg;
         name = "cis490-shipper";

@@ -3,6 +3,7 @@
 let
   about = {
     cis490-demo = "The whole system on loopback in a temporary folder";
+    cis490-doctor = "Say what is broken on a lab host or receiver, and how to mend it";
     cis490-episode = "Seal, verify, show, pack and unpack episodes";
     cis490-receiver = "Receive, verify and store the episodes of lab hosts";
     cis490-shipper = "Ship the sealed episodes of a lab host to the receiver";
