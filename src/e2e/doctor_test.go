@@ -101,8 +101,6 @@ type patient struct {
 	note string
 }
 
-func (p *patient) config() string { return p.h.config }
-
 // pasted runs the command of a fix, from what on it stands behind, as a shell does. with is appended: the configuration, which is
 // where the fix expects it on a real machine.
 func (p *patient) pasted(fix, after, with string) {
@@ -470,34 +468,7 @@ func TestTheDoctorNamesEachFaultOfALabHostAndItsFixMendsIt(t *testing.T) {
 				healthy(t, h.config)
 			}
 			a.make(p)
-			made := time.Now()
-			var row health.Result
-			eventually(t, 25*time.Second, func() string {
-				got := unwell(examined(t, h.config))
-				i := slices.IndexFunc(got, func(x health.Result) bool { return x.ID == a.row })
-				if i < 0 || got[i].Status != a.status {
-					return "the row " + a.row + " is not " + string(a.status) + ":\n" + show(got)
-				}
-				row = got[i]
-				for _, x := range got {
-					// Causes before symptoms: nothing but the cause is red, and nothing else is yellow but what the fault is too.
-					if x.ID != a.row && x.Status != health.Skipped && !slices.Contains(a.also, x.ID) {
-						return "beside " + a.row + ":\n" + show([]health.Result{x})
-					}
-				}
-				return ""
-			})
-			knew := time.Since(made)
-			if !regexp.MustCompile(`(?s)` + a.says).MatchString(row.Title + " " + row.Evidence) {
-				t.Errorf("it says %q (%q), want %s", row.Title, row.Evidence, a.says)
-			}
-			if row.Fix == "" {
-				t.Fatal("no fix")
-			}
-			a.cure(p, row.Fix)
-			cured := time.Now()
-			eventually(t, 90*time.Second, func() string { return show(unwell(examined(t, h.config))) })
-			t.Logf("FAULT %s | %s | %s | %.1f s | %s | green after %.1f s", a.name, a.row, a.status, knew.Seconds(), row.Fix, time.Since(cured).Seconds())
+			p.suffer(a, h.config)
 		})
 	}
 }

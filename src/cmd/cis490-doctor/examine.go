@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -46,20 +47,51 @@ func (f *flags) options() doctor.Options {
 	return o
 }
 
-// examine runs the checks that were asked for.
-func (f *flags) examine(c *cobra.Command, checks func(doctor.Options) []doctor.Check) (health.Report, error) {
+// examiner looks at what is asked for.
+type examiner func(ctx context.Context, f *flags) (health.Report, error)
+
+// here looks in this process.
+func here(checks func(doctor.Options) []doctor.Check) examiner {
+	return func(ctx context.Context, f *flags) (health.Report, error) {
+		o := f.options()
+		run, shown, err := doctor.Select(checks(o), f.only)
+		if err != nil {
+			return health.Report{}, err
+		}
+		return doctor.Run(ctx, o.Role(), run, shown), nil
+	}
+}
+
+// apart looks in another process, which may hang for good: see doctor.Apart.
+func apart(ctx context.Context, f *flags) (health.Report, error) {
+	if f.here {
+		return here(doctor.Checks)(ctx, f)
+	}
+	args := []string{"--here", "--json", "--since=" + f.since.String(), "--config=" + f.config}
+	for name, on := range map[string]bool{"--host": f.host, "--receiver": f.receiver} {
+		if on {
+			args = append(args, name)
+		}
+	}
+	for _, id := range f.only {
+		args = append(args, "--only="+id)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return health.Report{}, err
+	}
+	return doctor.Apart(ctx, self, args...)
+}
+
+// examine has the examiner look at what makes sense.
+func (f *flags) examine(c *cobra.Command, look examiner) (health.Report, error) {
 	if f.host && f.receiver {
 		return health.Report{}, errors.New("--host or --receiver: without both, all that is configured is checked")
 	}
 	if f.since <= 0 {
 		return health.Report{}, fmt.Errorf("--since %s: give a duration above 0, such as 10m", f.since)
 	}
-	o := f.options()
-	run, shown, err := doctor.Select(checks(o), f.only)
-	if err != nil {
-		return health.Report{}, err
-	}
-	return doctor.Run(c.Context(), o.Role(), run, shown), nil
+	return look(c.Context(), f)
 }
 
 // fail reports that the doctor itself failed, as the document where one is asked
@@ -85,7 +117,7 @@ func asksForJSON(args []string) bool {
 	return slices.ContainsFunc(args, func(a string) bool { return a == "--json" || strings.HasPrefix(a, "--json=") && a != "--json=false" })
 }
 
-func reportCommand(f *flags, checks func(doctor.Options) []doctor.Check) *cobra.Command {
+func reportCommand(f *flags, look examiner) *cobra.Command {
 	var out string
 	c := &cobra.Command{
 		Use:   "report",
@@ -96,7 +128,7 @@ of hosts, addresses, keys and tokens are taken out. Nothing is sent anywhere: lo
 into the file before you pass it on.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			r, err := f.examine(c, checks)
+			r, err := f.examine(c, look)
 			if err == nil {
 				if out == "" {
 					out = "cis490-doctor-" + time.Now().UTC().Format("20060102T150405Z") + ".tar.gz"

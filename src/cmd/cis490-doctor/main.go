@@ -17,7 +17,7 @@ import (
 	"cis490/src/health"
 )
 
-func main() { cli.Main(command(doctor.Checks)) }
+func main() { cli.Main(command(apart)) }
 
 // flags are the command line's.
 type flags struct {
@@ -26,10 +26,11 @@ type flags struct {
 	only           []string
 	since          time.Duration
 	json, strict   bool
+	here           bool // look in this process
 }
 
-// command is the program; checks are what it runs.
-func command(checks func(doctor.Options) []doctor.Check) *cobra.Command {
+// command is the program; look is how it looks.
+func command(look examiner) *cobra.Command {
 	var f flags
 	var list bool
 	c := &cobra.Command{
@@ -53,9 +54,9 @@ standard output is exactly one document, with "schema": 1, whatever happens.`,
 	}
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		if list {
-			return doctor.PrintList(c.OutOrStdout(), checks(f.options()))
+			return doctor.PrintList(c.OutOrStdout(), doctor.Checks(f.options()))
 		}
-		r, err := f.examine(c, checks)
+		r, err := f.examine(c, look)
 		if err != nil {
 			return f.fail(c.OutOrStdout(), err)
 		}
@@ -71,8 +72,10 @@ standard output is exactly one document, with "schema": 1, whatever happens.`,
 	c.Flags().BoolVar(&f.json, "json", false, "one JSON document on standard output")
 	c.Flags().BoolVar(&f.strict, "strict", false, "yellow counts as red for the exit status")
 	c.Flags().BoolVar(&list, "list", false, "list what is looked at, and look at nothing")
+	c.Flags().BoolVar(&f.here, "here", false, "look in this process, which a disk that hangs may keep from ending")
+	_ = c.Flags().MarkHidden("here")
 	_ = c.MarkPersistentFlagFilename("config", "hcl", "json")
-	c.AddCommand(reportCommand(&f, checks))
+	c.AddCommand(reportCommand(&f, look))
 	return c
 }
 
