@@ -132,9 +132,10 @@ func restartsRow(u unit, l log, since time.Duration, now time.Time) Finding {
 		fix = "journalctl -u " + u.name + " has all goroutines of the moment; look at the disk: journalctl -k -p err"
 	}
 	switch {
+	case u.restarts == 0: // what ended without being started again is the unit's row
 	case n > 1:
 		return red(fmt.Sprintf("%s was restarted %d times in the last %s: %s", u.name, n, minutes(since), last), evidence, fix)
-	case n == 1, u.restarts > 0 && now.Sub(u.active) < since:
+	case n == 1, now.Sub(u.active) < since:
 		if last == "" {
 			last = "see its journal"
 		}

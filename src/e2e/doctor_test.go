@@ -384,7 +384,11 @@ var ailments = []ailment{
 			p.h.cli("quarantine", "rm", p.note)
 		}},
 	{name: "damaged", make: func(p *patient) {
-		writeFile(p.t, filepath.Join(p.h.data, "sealed", "no-episode", "x"), []byte("x"))
+		made := filepath.Join(p.h.data, "open", "no-episode")
+		writeFile(p.t, filepath.Join(made, "x"), []byte("x"))
+		if err := os.Rename(made, filepath.Join(p.h.data, "sealed", "no-episode")); err != nil {
+			p.t.Fatal(err)
+		}
 		eventually(p.t, 20*time.Second, func() string { return p.h.setAside(1) })
 	}, row: "quarantine/damaged", status: health.Yellow, says: `1 held: damaged`, also: []string{"shipping/damaged"},
 		cure: func(p *patient, f string) { p.h.cli("quarantine", "rm", "no-episode") }},

@@ -177,5 +177,4 @@ func TestTheDoctorNamesAWorkerThatHangsOnItsDisk(t *testing.T) {
 		}
 		disk.Heal()
 	}
-	healthy(t, h.config)
 }

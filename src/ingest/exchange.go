@@ -160,6 +160,7 @@ func (x *exchange) identify() (err error) {
 	x.key = c.key
 	if x.host, err = x.r.hosts.Lookup(x.key); err == nil {
 		x.r.fleet.spoke(x.host, x.now)
+		x.r.notes.accepted(x.host, x.key.String())
 	}
 	return err
 }

@@ -79,6 +79,20 @@ type notes struct {
 	held       map[string]*state.Happened
 }
 
+// accepted notes that a host spoke by a key that is known and not refused.
+func (n *notes) accepted(host, key string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(n.held) == 0 {
+		return
+	}
+	for _, who := range []string{host, key} {
+		if h := n.held[who]; h != nil && (h.Code == code.HostUnknown || h.Code == code.HostRevoked) {
+			delete(n.held, who)
+		}
+	}
+}
+
 const (
 	heldFor = 2 * time.Minute // without asking again; a host that holds its queue asks more often
 	maxHeld = 1000            // remembered
