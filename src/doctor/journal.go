@@ -260,6 +260,10 @@ var (
 		{regexp.MustCompile(`\b4\d\d\b`), code.Unmarked4xx},
 		{regexp.MustCompile(`(?i)\b20[01]\b|\bshipped\b|\buploaded\b`), code.Stored},
 	}
+	// trace is a line of a stack, such as the watchdog leaves by the thousand.
+	trace = regexp.MustCompile(`\.go:\d+|\+0x[0-9a-f]+|^goroutine \d+|^\s|\(0x[0-9a-f]+|^r[0-9a-z]{1,2} +0x`)
+	// about is what a line that tells of a request has in it.
+	about = regexp.MustCompile(`(?i)https?|status|server|receiver|request|response|returned|upload|ship|episode|reject|refus|retry|dial|lookup|read|write|connect|time.?out|timed|deadline`)
 	// number finds what only looks like a status: parts of times, ids and sizes.
 	number = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f-]{27}|\d{4}-\d\d-\d\dT\S+|\d+(\.\d+)?\s?([kMGT]i?B|ms|s|bytes)\b|\d[\d.,:]*:\d+`)
 )
@@ -276,6 +280,9 @@ func (l *log) guess(all []entry) {
 			if i, ok := code.Lookup(code.Code(m[1])); ok {
 				l.add(event{at: e.at(), code: i.Code, episode: id, detail: msg, guessed: true})
 			}
+			continue
+		}
+		if trace.MatchString(msg) || !about.MatchString(msg) {
 			continue
 		}
 		plain := number.ReplaceAllString(msg, "")

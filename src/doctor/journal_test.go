@@ -141,6 +141,8 @@ func TestEntriesWithoutFields(t *testing.T) {
 	for _, text := range []string{
 		"shipping host=lab-01 upload_workers=8", "queue moves again held=412s", "removed from quarantine age=400h", "412 MiB free", "at 2026-04-12T05:00:12Z all was well",
 		"started " + strings.Replace(episode, "7ded", "7412", 1), "listening on 127.0.0.1:412", "took 500 ms",
+		"crypto/tls/conn.go:588", "\truntime/proc.go:462 +0xce fp=0x24ec7d8e4d88 sp=0x24ec7d8e4d68 pc=0x489a6e", "goroutine 412 [IO wait, 5 minutes]:", "net/http.(*Server).Serve(0x400, 0x503)",
+		"r12     0x412", "SIGABRT: abort", "code 500 of something else",
 	} {
 		if l := journalOf("", plain(time.Minute, text)); len(l.events) != 0 {
 			t.Errorf("%q is taken for %+v", text, l.events)

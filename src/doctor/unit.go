@@ -119,7 +119,8 @@ func restartsRow(u unit, l log, since time.Duration, now time.Time) Finding {
 	if u.err != nil {
 		return unknown("can't ask systemd how often it restarted "+u.name, u.err.Error(), "cis490-doctor --only unit")
 	}
-	n, last := len(l.ends), ""
+	// The last of them: those before somebody started it by hand are another matter.
+	n, last := min(len(l.ends), u.restarts), ""
 	for _, e := range l.ends {
 		last = e.result
 	}
