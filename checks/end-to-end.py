@@ -12,7 +12,7 @@ def fast(*hosts):
 
 
 def under_way(kib=2000):
-    receiver.wait_until_succeeds(f"test $(du -sk {INCOMING} | cut -f1) -gt {kib}", timeout=60)
+    receiver.wait_until_succeeds(f"test $(du -sk --exclude=.commit {INCOMING} | cut -f1) -gt {kib}", timeout=60)
 
 
 def lossy(host, percent):

@@ -57,7 +57,7 @@ def cut_upload(host, unit, at):
     slow(host, "16mbit")
     before = received(receiver)
     seal(host, 20_000)
-    receiver.wait_until_succeeds("test $(du -sk /var/lib/cis490-receiver/incoming | cut -f1) -gt 12000", timeout=30)
+    receiver.wait_until_succeeds("test $(du -sk --exclude=.commit /var/lib/cis490-receiver/incoming | cut -f1) -gt 12000", timeout=30)
     dies_when_stopped(at, unit)
     wait_acknowledged(host)
     sent = (received(receiver) - before) / 1e6
@@ -129,7 +129,7 @@ def all_listed():
 with subtest(f"the receiver, with {MORE} more stored, {PARTIAL} partial uploads, a lost catalogue, and a trickle"):
     slow(lab1, "16mbit")
     seal(lab1, 20_000, name="cut")  # more than comes in the five seconds that a stop leaves it
-    receiver.wait_until_succeeds(f"test $(du -sk {STORE}/incoming | cut -f1) -gt 2000", timeout=30)
+    receiver.wait_until_succeeds(f"test $(du -sk --exclude=.commit {STORE}/incoming | cut -f1) -gt 2000", timeout=30)
     receiver.succeed(f"systemctl stop {RECEIVER}", f"python3 /etc/backlog.py {MORE} {PARTIAL}", f"rm {STORE}/catalogue.sqlite*")
     own = files_in("incoming", "*.zst") - PARTIAL
     began = uptime(receiver)
@@ -178,7 +178,7 @@ with subtest("a dead disk"):
     # From here on lab1 needs no receiver.
     slow(lab2, "16mbit")
     seal(lab2, 20_000, name="second")
-    receiver.wait_until_succeeds("test $(du -sk /var/lib/cis490-receiver/incoming | cut -f1) -gt 5000", timeout=30)
+    receiver.wait_until_succeeds("test $(du -sk --exclude=.commit /var/lib/cis490-receiver/incoming | cut -f1) -gt 5000", timeout=30)
     receiver.succeed("fsfreeze -f /var/lib/cis490-receiver")
     receiver_froze = uptime(receiver)
     hangs(lab1, SHIPPER, lab1_froze)

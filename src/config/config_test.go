@@ -75,7 +75,7 @@ func TestDefaultsAreWhatTheExampleShows(t *testing.T) {
 		t.Error(d)
 	}
 	want := Shipper{
-		ScanInterval: 5 * time.Second, Watchdog: 180 * time.Second, UploadWorkers: 8, PackWorkers: 4, Compression: "auto",
+		ScanInterval: 5 * time.Second, Watchdog: 180 * time.Second, UploadWorkers: 16, PackWorkers: 4, Compression: "auto",
 		ConnectTimeout: 10 * time.Second, StallTimeout: 30 * time.Second, ResponseTimeout: time.Minute,
 		BackoffMin: time.Second, BackoffMax: 15 * time.Second, PollInterval: time.Minute, ReportInterval: 5 * time.Minute, StopTimeout: 30 * time.Second,
 		QuarantineKeepDays: 30, QuarantineCleanupInterval: time.Hour,

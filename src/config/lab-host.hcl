@@ -55,8 +55,8 @@ shipper {
   # watchdog_sec = 180
 
   # How many episodes are uploaded at once.
-  # Allowed: 1 to 256. Default: 8.
-  # upload_workers = 8
+  # Allowed: 1 to 256. Default: 16.
+  # upload_workers = 16
 
   # How many threads pack and compress, for all uploads together.
   # Allowed: 0 to 256. Default: 0.

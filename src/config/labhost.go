@@ -50,7 +50,7 @@ func labHostSchema(c *LabHost) *block {
 						doc: "Time between two scans for sealed episodes, each of which also feeds the watchdog. New episodes are noticed at once all the same."},
 					{name: "watchdog_sec", kind: seconds(&s.Watchdog, 1, 86400), def: "180",
 						doc: "WatchdogSec= of the unit, for checking scan_interval, which may be at most half of it. Under systemd the unit's own value counts."},
-					{name: "upload_workers", kind: integer(&s.UploadWorkers, " of uploads", 1, 256), def: "8",
+					{name: "upload_workers", kind: integer(&s.UploadWorkers, " of uploads", 1, 256), def: "16",
 						doc: "How many episodes are uploaded at once."},
 					{name: "pack_workers", kind: integer(&s.PackWorkers, " of threads, 0 for one per core,", 0, 256), def: "0",
 						doc: "How many threads pack and compress, for all uploads together."},

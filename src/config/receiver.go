@@ -76,7 +76,7 @@ func receiverSchema(c *Receiver, hosts *[]*Host) *block {
 						doc: "Most bytes that one received byte may decompress to."},
 					{name: "uploads", kind: integer(&l.Uploads, " of uploads", 1, 100_000), def: "256",
 						doc: "Most uploads at once."},
-					{name: "uploads_per_host", kind: integer(&l.UploadsPerHost, " of uploads", 1, 100_000), def: "16",
+					{name: "uploads_per_host", kind: integer(&l.UploadsPerHost, " of uploads", 1, 100_000), def: "32",
 						doc: "Most uploads at once from one host."},
 					{name: "partial_bytes_per_host", kind: size(&l.PartialBytesPerHost, 1, 1<<50), def: `"256GiB"`,
 						doc: "Most bytes of unfinished uploads that are kept for one host."},

@@ -98,8 +98,8 @@ limits {
   # uploads = 256
 
   # Most uploads at once from one host.
-  # Allowed: 1 to 100000. Default: 16.
-  # uploads_per_host = 16
+  # Allowed: 1 to 100000. Default: 32.
+  # uploads_per_host = 32
 
   # Most bytes of unfinished uploads that are kept for one host.
   # Allowed: 1B to 1024TiB. Default: 256GiB.

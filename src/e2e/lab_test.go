@@ -203,6 +203,9 @@ func (r *receiver) stored() []string {
 func (r *receiver) incoming() int64 {
 	var n int64
 	filepath.WalkDir(filepath.Join(r.state, "incoming"), func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && d.Name() == ".commit" { // the store's own
+			return fs.SkipDir
+		}
 		if err == nil && d.Type().IsRegular() {
 			if i, err := d.Info(); err == nil {
 				n += i.Size()

@@ -207,6 +207,9 @@ func digestOf(dir string) (bag.Digest, error) {
 	return bag.DigestOf(b), nil
 }
 
+// maxGather is how long a ledger is left alone after it was flushed, at most.
+const maxGather = 10 * time.Millisecond
+
 func (c *committer) loop(q *Queue) {
 	for {
 		c.mu.Lock()
@@ -219,8 +222,12 @@ func (c *committer) loop(q *Queue) {
 			return
 		}
 		c.mu.Unlock()
+		began := time.Now()
 		c.write(q, g)
 		close(g.done)
+		// Whoever comes meanwhile is of the next group. To flush a ledger costs a commit of the file
+		// system's journal, which also all others wait for who change anything there.
+		time.Sleep(min(time.Since(began), maxGather))
 	}
 }
 

@@ -23,10 +23,9 @@ const removers = 2
 
 // Unlinking an episode of a dozen small files costs several times the processor
 // time of acknowledging it, and what makes room can wait a little for what makes
-// progress. So while acknowledgements come in close succession each remover rests
-// restFactor times as long as it works, unless too much has piled up.
+// progress. So while acknowledgements come in close succession nothing is unlinked,
+// unless too much has piled up.
 const (
-	restFactor   = 8
 	succession   = 20 * time.Millisecond
 	pileEpisodes = 5000
 	pileBytes    = 1 << 30 // of the archives; the sources are somewhat larger
@@ -183,13 +182,12 @@ func (r *remover) pass(q *Queue) {
 	for range removers {
 		wg.Go(func() {
 			for e := range next {
-				began := time.Now()
+				r.giveWay(q)
 				if err := removeTree(filepath.Join(gen, e), q.worker); err != nil {
 					q.log.Warn("An acknowledged episode could not be removed; the next clean-up tries again.", "path", filepath.Join(gen, e), "error", err)
 				}
 				r.episodes.Add(-1)
 				r.pile.Add(-each)
-				r.rest(q, time.Since(began))
 			}
 		})
 	}
@@ -207,19 +205,20 @@ func (r *remover) pass(q *Queue) {
 	r.mu.Unlock()
 }
 
-// rest gives way to acknowledgements for a while, after d of work.
-func (r *remover) rest(q *Queue, d time.Duration) {
-	since := time.Since(time.Unix(0, r.acked.Load()))
-	if since < 0 || since > succession || r.episodes.Load() > pileEpisodes || r.pile.Load() > pileBytes {
-		return
+// giveWay lets acknowledgements go first.
+func (r *remover) giveWay(q *Queue) {
+	for r.episodes.Load() <= pileEpisodes && r.pile.Load() <= pileBytes {
+		left := succession - time.Since(time.Unix(0, r.acked.Load()))
+		if left <= 0 || left > succession {
+			return
+		}
+		select {
+		case <-time.After(left):
+		case <-r.quit:
+			return
+		}
+		q.worker.Progress()
 	}
-	t := time.NewTimer(min(restFactor*d, time.Second))
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-r.quit:
-	}
-	q.worker.Progress()
 }
 
 // settle closes the generation and makes every move so far durable. After it

@@ -49,6 +49,7 @@ type Item struct {
 // in the catalogue; code.AlreadyStored comes with the receipt of the first
 // time. What is stored already but damaged is marked as such, if it is not, until
 // the new copy is on the disk in its place. Callers that come while others are being flushed share the next flush.
+// A small episode is on the disk in the log first, and in files of its own soon after.
 //
 // Errors: code.Conflict when another episode is stored under that id (it is
 // left untouched), code.ReceiverFull when there is no room, code.ReceiverBusy
@@ -147,10 +148,11 @@ type entry struct {
 	replaces bool   // what is left of a damaged copy, which stays marked until this one has its place
 	failures uint64 // flushes that had failed when the first of its files was begun
 
-	name             string // in incoming/.commit, without extension
-	archive, sidecar int    // descriptors of the files to be flushed; -1: none, or not any more
-	size             int64  // of ArchiveFile as it came
-	slot             *slot  // its own intent, for ArchiveFile
+	name             string   // in incoming/.commit, without extension
+	archive, sidecar int      // descriptors of the files to be flushed; -1: none, or not any more
+	size             int64    // of ArchiveFile as it came
+	slot             *slot    // its own intent, for ArchiveFile
+	record           [][]byte // for the log; nil: it is not to go there
 	dir              *dayDir
 
 	err  error
@@ -176,7 +178,6 @@ func (s *Store) prepare(e *entry, w Worker) error {
 		if err := s.writeAll(e.archive, table, int64(len(e.Archive))); err != nil {
 			return fmt.Errorf("write the archive: %w", err)
 		}
-		e.Archive = nil
 	} else if err := s.prepareFile(e, table, w); err != nil {
 		return err
 	}
@@ -190,7 +191,10 @@ func (s *Store) prepare(e *entry, w Worker) error {
 	if err := s.writeAll(e.sidecar, sidecar, 0); err != nil {
 		return fmt.Errorf("write the sidecar: %w", err)
 	}
-	return nil
+	if e.Archive != nil && !e.replaces && len(e.Archive)+len(table)+len(sidecar) <= maxRecord-walHeader-maxRecordMeta {
+		e.record, err = encodeRecord(e.intent(), sidecar, e.Archive, table)
+	}
+	return err
 }
 
 // prepareFile finishes and flushes an archive that is a file already. It may
@@ -400,6 +404,7 @@ type flusher struct {
 	w    Worker
 	days days
 	sync syncer
+	owed owed
 }
 
 // run makes groups: whoever has come while one is being flushed is the next.
@@ -410,7 +415,13 @@ func (f *flusher) run() {
 	defer s.unindexed.close()
 	for {
 		f.w.Idle()
-		<-s.group.wake
+		select {
+		case <-s.group.wake:
+		case <-f.owed.due:
+			f.w.Within(s.opt.Within)
+			f.pay()
+			continue
+		}
 		s.group.busy.Store(true)
 		for {
 			entries, closed := s.group.take()
@@ -418,19 +429,32 @@ func (f *flusher) run() {
 				s.group.busy.Store(false)
 				s.unindexed.nudge()
 				if closed {
+					f.w.Within(s.opt.Within)
+					f.pay()
 					return
 				}
 				break
 			}
 			f.w.Within(s.opt.Within)
-			b := f.group(entries)
-			f.w.Idle() // whatever the indexer waits for, it is the indexer's
-			s.unindexed.hand(b)
-			for _, e := range b.entries {
-				e.finish(nil)
+			rest := f.log(entries)
+			if f.owed.large() {
+				f.pay()
+			}
+			if len(rest) > 0 {
+				f.hand(f.group(rest))
 			}
 		}
 	}
+}
+
+// hand gives a batch to the indexer and answers its callers.
+func (f *flusher) hand(b batch) {
+	f.w.Idle() // whatever the indexer waits for, it is the indexer's
+	f.s.unindexed.hand(b)
+	for _, e := range b.entries {
+		e.finish(nil)
+	}
+	f.w.Within(f.s.opt.Within)
 }
 
 // errTainted: when a flush fails, the kernel reports the error once. Any file

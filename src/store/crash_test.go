@@ -149,6 +149,7 @@ func dieAt(sys system, point string) system {
 		return n, err
 	}
 	sys.fsync = func(fd int) error { return at("fsync", func() error { return old.fsync(fd) }) }
+	sys.fdatasync = func(fd int) error { return at("fdatasync", func() error { return old.fdatasync(fd) }) }
 	if old.syncfs != nil {
 		sys.syncfs = func(fd int) error { return at("syncfs", func() error { return old.syncfs(fd) }) }
 	}
@@ -323,7 +324,7 @@ func TestKilledAtRandom(t *testing.T) {
 // call by which four commits change the disk.
 func TestKilledAtEachStep(t *testing.T) {
 	runs, undone := 0, 0
-	for _, kind := range []string{"write", "fsync", "syncfs", "rename", "unlink", "mkdir"} {
+	for _, kind := range []string{"write", "fsync", "fdatasync", "syncfs", "rename", "unlink", "mkdir"} {
 		for _, when := range []string{"before", "after"} {
 			for n := 1; ; n++ {
 				dir := scratch(t)

@@ -168,3 +168,37 @@ func FuzzIntent(f *testing.F) {
 		}
 	})
 }
+
+// A segment of the log may hold anything: what comes of it lies in the store, and is what the records say.
+func FuzzLog(f *testing.F) {
+	it := fuzzItem()
+	e := entry{Item: it}
+	parts, err := encodeRecord(e.intent(), []byte("{}"), []byte("archive"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	number(parts[0], 7, 3)
+	whole := bytes.Join(parts, nil)
+	f.Add(whole, "h1", day("h1", start))
+	f.Add(append(bytes.Clone(whole), whole...), "h1", "/etc")
+	f.Add(whole[:len(whole)-1], "..", "../..")
+	dir := f.TempDir()
+	s := openStore(f, dir, systemCalls())
+	f.Fuzz(func(t *testing.T, b []byte, host, day string) {
+		at := 0
+		for _, r := range decodeSegment(b) {
+			again, size, err := decodeRecord(b[at:])
+			if err != nil || again.number != r.number || !bytes.Equal(again.archive, r.archive) {
+				t.Fatalf("%q at %d: %+v, %v; then %+v", b, at, r, err, again)
+			}
+			at += size
+		}
+		r := record{number: 1, item: intentItem{Host: host, Day: day, Episode: it.Facts.ID}, sidecar: b, archive: b}
+		if row, err := s.restore(r); err == nil && row.Facts.ID != it.Facts.ID {
+			t.Fatalf("%q is taken for the sidecar of %s", b, it.Facts.ID)
+		}
+		if outside, err := os.ReadDir(filepath.Dir(dir)); err != nil || len(outside) != 1 {
+			t.Fatalf("%q %q reach out of the store: %v, %v", host, day, outside, err)
+		}
+	})
+}

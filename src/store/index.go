@@ -21,6 +21,7 @@ import (
 type batch struct {
 	entries []*entry
 	slot    *slot
+	logged  uint64       // number of the record behind those of the entries; 0: none is in the log
 	mark    chan<- error // closed, or told of an error, when all before it is indexed
 }
 
@@ -37,6 +38,7 @@ type unindexed struct {
 	behind atomic.Bool
 	write  sync.Mutex
 	late   []catalog.Row // what it failed for
+	logged uint64        // as of a batch, of those it failed for
 }
 
 func (u *unindexed) init() {
@@ -45,7 +47,7 @@ func (u *unindexed) init() {
 
 // hand gives a group over to the indexer.
 func (u *unindexed) hand(b batch) {
-	if len(b.entries) == 0 {
+	if len(b.entries) == 0 && b.logged == 0 {
 		return
 	}
 	// The callers go on as soon as they are told; what belongs to the indexer is taken from them before.
@@ -57,7 +59,7 @@ func (u *unindexed) hand(b batch) {
 		e.slot = nil
 	}
 	u.mu.Unlock()
-	u.queue <- batch{entries: rows, slot: b.slot}
+	u.queue <- batch{entries: rows, slot: b.slot, logged: b.logged}
 }
 
 // setLate is for what an earlier process has stored and not indexed.
@@ -125,7 +127,7 @@ func (s *Store) indexLoop(w Worker) {
 			if b, open = <-u.queue; !open {
 				break
 			}
-			if len(b.entries) > 0 || b.mark != nil {
+			if len(b.entries) > 0 || b.logged > 0 || b.mark != nil {
 				batches, n = append(batches, b), n+len(b.entries)
 			}
 			due = n >= maxGroup || b.mark != nil || len(u.queue) == 0 && !s.group.busy.Load()
@@ -144,7 +146,11 @@ func (s *Store) indexLoop(w Worker) {
 				rows = append(rows, e.row)
 			}
 		}
-		err := s.index(rows)
+		logged := uint64(0)
+		for _, b := range batches {
+			logged = max(logged, b.logged)
+		}
+		err := s.index(rows, logged)
 		w.Progress()
 		for _, b := range batches {
 			for _, e := range b.entries {
@@ -159,11 +165,11 @@ func (s *Store) indexLoop(w Worker) {
 }
 
 // index enters rows into the catalogue, and those that it failed for before.
-func (s *Store) index(rows []catalog.Row) error {
+func (s *Store) index(rows []catalog.Row, logged uint64) error {
 	u := &s.unindexed
 	u.write.Lock()
 	defer u.write.Unlock()
-	rows = append(u.late, rows...)
+	rows, u.logged = append(u.late, rows...), max(u.logged, logged)
 	if err := s.cat.Load().Insert(context.Background(), rows); err != nil {
 		s.log.Error("stored episodes could not be entered into the catalogue yet; nothing more is stored before they are", "episodes", len(rows), "error", err)
 		u.late = rows
@@ -176,6 +182,7 @@ func (s *Store) index(rows []catalog.Row) error {
 	}
 	u.mu.Unlock()
 	u.late = nil
+	s.wal.indexed.Store(max(s.wal.indexed.Load(), u.logged))
 	if u.behind.Swap(false) {
 		s.slots.release()
 	}
@@ -187,5 +194,5 @@ func (s *Store) drain() error {
 	if !s.unindexed.behind.Load() {
 		return nil
 	}
-	return s.index(nil)
+	return s.index(nil, 0)
 }

@@ -82,6 +82,10 @@ func decodeIntent(b []byte) (intent, error) {
 	return in, nil
 }
 
+func (e *entry) intent() intentItem {
+	return intentItem{Host: e.Facts.Host, Episode: e.Facts.ID, Day: day(e.Facts.Host, e.Facts.Started), From: e.ArchiveFile, Size: e.size, Replaces: e.replaces}
+}
+
 // slot is one intent file.
 type slot struct {
 	name   string
@@ -93,7 +97,7 @@ type slot struct {
 func (sl *slot) write(s *Store, entries ...*entry) error {
 	in := intent{Items: make([]intentItem, len(entries))}
 	for i, e := range entries {
-		in.Items[i] = intentItem{Host: e.Facts.Host, Episode: e.Facts.ID, Day: day(e.Facts.Host, e.Facts.Started), From: e.ArchiveFile, Size: e.size, Replaces: e.replaces}
+		in.Items[i] = e.intent()
 	}
 	b, err := in.encode()
 	if err != nil {
@@ -225,7 +229,10 @@ func (s *Store) recover(ctx context.Context, sound bool) error {
 	if err != nil {
 		return fmt.Errorf("read what was being committed: %w", err)
 	}
-	var rows []catalog.Row
+	rows, first, err := s.recoverLog(names)
+	if err != nil {
+		return err
+	}
 	for _, name := range names {
 		if !strings.HasPrefix(name, intentPrefix) {
 			continue
@@ -256,6 +263,10 @@ func (s *Store) recover(ctx context.Context, sound bool) error {
 	} else if err != nil {
 		return err
 	}
+	if !keep {
+		first = 0
+	}
+	s.wal.start(first)
 	if len(names) == 0 {
 		return nil
 	}
@@ -263,9 +274,14 @@ func (s *Store) recover(ctx context.Context, sound bool) error {
 		return err
 	}
 	for _, name := range names {
-		if n, is := strings.CutPrefix(name, intentPrefix); is && keep {
-			if n, err := strconv.Atoi(n); err == nil {
+		n, is := strings.CutPrefix(name, intentPrefix)
+		l, logged := strings.CutPrefix(name, walPrefix)
+		if keep && (is || logged) {
+			if n, err := strconv.Atoi(n); is && err == nil {
 				s.slots.next = max(s.slots.next, n)
+			}
+			if l, err := strconv.Atoi(l); logged && err == nil {
+				s.wal.name = max(s.wal.name, l)
 			}
 			continue
 		}

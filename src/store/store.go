@@ -1,8 +1,9 @@
 // Package store keeps the episodes that the receiver has accepted.
 //
 // What it promises: when Commit returns without an error, archive and sidecar
-// of the episode are on the disk under their final names, so are the names of
-// every directory above them, and every query sees the episode. When it
+// of the episode have their final names, every query sees the episode, and it is on
+// the disk: under these names, or, for a small one, for some 50 ms in the log only,
+// from which Open makes the files after a crash. When it
 // returns an error, or the machine stops half-way, the episode is not there
 // at all, or it is there whole; which of the two, the next Open settles before
 // it returns. The same episode committed twice, at once or a year apart, is
@@ -14,7 +15,7 @@
 //
 //	catalogue.sqlite                                  an index; rebuilt from the sidecars when it is gone
 //	incoming/                                         the caller's: uploads on their way
-//	incoming/.commit/                                 ours: what is about to get its name
+//	incoming/.commit/                                 ours: what is about to get its name, and the log
 //	episodes/<host>/<yyyy>/<mm>/<dd>/<id>.tar.zst     the pack, with a seek table at its end
 //	episodes/<host>/<yyyy>/<mm>/<dd>/<id>.json        the sidecar: receipt, facts, run.json
 //	episodes/<host>/<yyyy>/<mm>/<dd>/<id>.damaged.json  only if found damaged: what, when, and the receipt
@@ -101,6 +102,7 @@ type Store struct {
 	seq      atomic.Uint64 // names in incoming/.commit
 	failures atomic.Uint64 // flushes that failed
 	slots    slots
+	wal      wal
 	group    group
 
 	unindexed unindexed
@@ -176,6 +178,7 @@ func open(dir string, opt Options, os system) (_ *Store, err error) {
 	if err != nil {
 		return nil, err
 	}
+	s.wal.init(s)
 	if err := s.recover(s.ctx, whole); err != nil {
 		return nil, err
 	}
@@ -204,6 +207,7 @@ func (s *Store) Close() error {
 	s.rebuild.mu.Unlock()
 	s.scrubs.wait()
 	s.wg.Wait()
+	s.wal.close()
 	if err := errors.Join(s.slots.close(), s.release()); err != nil {
 		return fmt.Errorf("close store %s: %w", s.dir, err)
 	}

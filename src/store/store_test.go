@@ -94,7 +94,7 @@ func files(t testing.TB, dir string) []string {
 
 // checkWhole checks everything that must hold of a store at rest: archive and
 // sidecar come in pairs, the catalogue lists exactly them and is sound, and
-// nothing is left in incoming/.commit but intents.
+// nothing is left in incoming/.commit but intents and the log.
 func checkWhole(t testing.TB, s *Store) (n int) {
 	t.Helper()
 	ctx := context.Background()
@@ -115,7 +115,7 @@ func checkWhole(t testing.TB, s *Store) (n int) {
 		}
 	}
 	for _, f := range files(t, filepath.Join(s.IncomingDir(), commitName)) {
-		if !strings.HasPrefix(f, intentPrefix) {
+		if !strings.HasPrefix(f, intentPrefix) && !strings.HasPrefix(f, walPrefix) {
 			t.Errorf("a temporary file was left: %s", f)
 		}
 	}

@@ -13,20 +13,22 @@ import (
 
 // system is the system calls by which a commit changes the disk.
 type system struct {
-	write  func(fd int, p []byte, offset int64) (int, error)
-	fsync  func(fd int) error
-	syncfs func(fd int) error // nil where syncfs(2) doesn't report errors
-	rename func(olddir int, oldname string, newdir int, newname string) error
-	unlink func(dir int, name string) error
-	mkdir  func(dir int, name string) error
+	write     func(fd int, p []byte, offset int64) (int, error)
+	fsync     func(fd int) error
+	fdatasync func(fd int) error
+	syncfs    func(fd int) error // nil where syncfs(2) doesn't report errors
+	rename    func(olddir int, oldname string, newdir int, newname string) error
+	unlink    func(dir int, name string) error
+	mkdir     func(dir int, name string) error
 
 	always bool // syncfs, also where fsync is cheaper
 }
 
 func systemCalls() system {
 	s := system{
-		write: unix.Pwrite,
-		fsync: unix.Fsync,
+		write:     unix.Pwrite,
+		fsync:     unix.Fsync,
+		fdatasync: unix.Fdatasync,
 		rename: func(olddir int, oldname string, newdir int, newname string) error {
 			return unix.Renameat(olddir, oldname, newdir, newname)
 		},
