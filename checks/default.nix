@@ -16,7 +16,7 @@ let
     defaults = { imports = [ nixosModules.default ]; virtualisation.diskSize = 8192; };
     testScript = lib.concatMapStrings builtins.readFile [ ./common.py (./. + "/${name}.py") ];
   };
-  scenarios = [ "driver" "end-to-end" "quarantine" "restart" "sandbox" "upgrade" "watchdog" ];
+  scenarios = [ "doctor" "driver" "end-to-end" "quarantine" "restart" "sandbox" "upgrade" "watchdog" ];
 in
 lib.genAttrs scenarios scenario // {
   inherit (packages) default units;

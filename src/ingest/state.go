@@ -2,7 +2,6 @@ package ingest
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -231,16 +230,7 @@ func (r *Receiver) statusText() string {
 // writeState replaces the state file. It is in run_dir, which does not outlive
 // the machine, so nothing is flushed.
 func (r *Receiver) writeState() error {
-	b, err := json.MarshalIndent(r.State(), "", "  ")
-	if err != nil {
-		return err
-	}
-	path := state.ReceiverPath(r.settings.Load().cfg.RunDir)
-	tmp := path + ".new"
-	if err := os.WriteFile(tmp, append(b, '\n'), 0o644); err != nil {
-		return fmt.Errorf("write the state file: %w", err)
-	}
-	if err := os.Rename(tmp, path); err != nil {
+	if err := state.Write(state.ReceiverPath(r.settings.Load().cfg.RunDir), r.State()); err != nil {
 		return fmt.Errorf("write the state file: %w", err)
 	}
 	return nil

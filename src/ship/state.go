@@ -1,7 +1,6 @@
 package ship
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
 	"os"
@@ -270,20 +269,10 @@ func (s *Shipper) writeState(st state.Shipper) {
 	if s.cfg.RunDir == "" {
 		return
 	}
-	err := func() error {
-		b, err := json.MarshalIndent(st, "", "  ")
-		if err != nil {
-			return err
-		}
-		path := state.ShipperPath(s.cfg.RunDir)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return err
-		}
-		tmp := path + ".new"
-		if err := os.WriteFile(tmp, append(b, '\n'), 0o644); err != nil {
-			return err
-		}
-		return os.Rename(tmp, path)
-	}()
+	path := state.ShipperPath(s.cfg.RunDir)
+	err := os.MkdirAll(filepath.Dir(path), 0o755)
+	if err == nil {
+		err = state.Write(path, st)
+	}
 	s.writing.report(s.log, "write the state file", err)
 }

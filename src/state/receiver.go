@@ -99,3 +99,20 @@ func read(path string, into any, schema func() int) error {
 	}
 	return nil
 }
+
+// Write replaces a state file. All may read it, whatever the daemon's umask: what
+// is wrong with a host is no secret on it, and the doctor runs as anybody.
+func Write(path string, v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	tmp := path + ".new"
+	if err := os.WriteFile(tmp, append(b, '\n'), 0o644); err != nil {
+		return err
+	}
+	if err := os.Chmod(tmp, 0o644); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}

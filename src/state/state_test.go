@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -40,6 +41,21 @@ func TestRead(t *testing.T) {
 		}
 		if _, err := ReadReceiver(dir); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
+// The units have a umask of 0027.
+func TestAllMayReadAStateFile(t *testing.T) {
+	old := syscall.Umask(0o027)
+	defer syscall.Umask(old)
+	path := ReceiverPath(t.TempDir())
+	for range 2 {
+		if err := Write(path, Receiver{Schema: 1}); err != nil {
+			t.Fatal(err)
+		}
+		if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o644 {
+			t.Errorf("%v, %v", st.Mode(), err)
 		}
 	}
 }
