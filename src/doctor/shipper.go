@@ -14,9 +14,9 @@ import (
 
 	"cis490/src/code"
 	"cis490/src/config"
+	"cis490/src/health"
 	"cis490/src/queue"
 	"cis490/src/state"
-	"cis490/src/wire"
 )
 
 // What is too long.
@@ -128,7 +128,7 @@ func pathRow(s state.Shipper, p probe, now time.Time) Finding {
 	switch {
 	case p.well() && slices.Contains(seen, s.Path.Code):
 		return yellow(title+"; the receiver answers now, and the shipper will see it at its next try", s.Path.Detail, "cis490-shipper push tries at once")
-	case s.Path.Health(now) == wire.Yellow:
+	case s.Path.Status(now) == health.Yellow:
 		return yellow(title, s.Path.Detail, s.Path.Fix)
 	}
 	return red(title, s.Path.Detail, s.Path.Fix)
@@ -180,7 +180,7 @@ func troubleRows(s state.Shipper) (rows []Finding) {
 			evidence = s.Problem.Detail
 		}
 		f := yellow(title, evidence, c.Info().Fix)
-		if state.TroubleHealth(c) == wire.Red {
+		if state.TroubleStatus(c) == health.Red {
 			f = red(title, evidence, c.Info().Fix)
 		}
 		rows = append(rows, f.sub(string(c)))

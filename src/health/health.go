@@ -1,5 +1,5 @@
-// Package health is the vocabulary of the doctor: what one row says, and a
-// report of them.
+// Package health is the vocabulary of how a host is: what one row says, in the
+// doctor's report and in a daemon's own word, and the doctor's report of them.
 //
 // It promises that a report, whatever happened while it was made, is one JSON
 // document with "schema": 1, and that what could not be looked at is never
@@ -19,7 +19,7 @@ const (
 	Green   Status = "green"
 	Yellow  Status = "yellow"  // works, and will not for long, or not as it should
 	Red     Status = "red"     // broken
-	Unknown Status = "unknown" // could not look: denied, timed out, crashed
+	Unknown Status = "unknown" // could not look: denied, timed out, crashed; or was told nothing that can be understood
 	Skipped Status = "skipped" // its cause is red already
 )
 
@@ -32,7 +32,7 @@ type Result struct {
 	Fix       string   `json:"fix,omitempty"`        // a line that can be pasted, or what to set where
 	Docs      string   `json:"docs,omitempty"`       // where the row is explained
 	DependsOn []string `json:"depends_on,omitempty"` // ids of rows whose red is the cause of this one's
-	Took      float64  `json:"took"`                 // seconds
+	Took      float64  `json:"took,omitempty"`       // seconds that looking took; a daemon knows its rows without looking
 }
 
 // Report is what one run of the doctor found.

@@ -28,6 +28,7 @@ import (
 	"cis490/src/config"
 	"cis490/src/durable"
 	"cis490/src/episode"
+	"cis490/src/health"
 	"cis490/src/wire"
 )
 
@@ -87,11 +88,15 @@ type Summary struct {
 
 // Seen is what the receiver was told by a host, by any of its keys.
 type Seen struct {
-	SeenAt     time.Time    `json:"seen_at,omitzero"` // of its last request; zero: none yet
-	Health     wire.Health  `json:"verdict,omitempty"`
-	ReportedAt time.Time    `json:"reported_at,omitzero"`
-	Report     *wire.Report `json:"report,omitempty"` // its own word; nil: none yet
+	SeenAt     time.Time     `json:"seen_at,omitzero"`  // of its last request; zero: none yet
+	Verdict    health.Status `json:"verdict,omitempty"` // its own word, Unknown or Silent
+	ReportedAt time.Time     `json:"reported_at,omitzero"`
+	Report     *wire.Report  `json:"report,omitempty"` // its own word; nil: none yet
 }
+
+// Silent is the verdict on a host that was not heard of for much longer than it
+// had said.
+const Silent health.Status = "silent"
 
 // entry is one record of the registry file: what the operator said of a key.
 type entry struct {

@@ -16,6 +16,7 @@ import (
 
 	"cis490/src/durable"
 	"cis490/src/episode"
+	"cis490/src/health"
 	"cis490/src/hosts"
 	"cis490/src/wire"
 )
@@ -102,19 +103,19 @@ func (f *fleet) seen(host string, now time.Time) hosts.Seen {
 	f.mu.Lock()
 	s := f.hosts[host]
 	f.mu.Unlock()
-	s.Health = healthOf(s, now)
+	s.Verdict = verdict(s, now)
 	return s
 }
 
-// healthOf is a host's own word, unless it is silent for so long that it has lost its worth.
-func healthOf(s hosts.Seen, now time.Time) wire.Health {
+// verdict is a host's own word, unless it is silent for so long that it has lost its worth.
+func verdict(s hosts.Seen, now time.Time) health.Status {
 	if s.Report == nil {
-		return wire.Unknown
+		return health.Unknown
 	}
 	if now.Sub(s.SeenAt) > max(silentAfter*time.Duration(s.Report.Interval)*time.Second, leastSilence) {
-		return wire.Silent
+		return hosts.Silent
 	}
-	return s.Report.Health
+	return s.Report.Verdict
 }
 
 // due says whether there is something to write down now, or, at the end, at all.
@@ -192,9 +193,9 @@ func (x *exchange) report() error {
 
 // census counts hosts that may speak.
 type census struct {
-	health  map[wire.Health]int
-	within  map[time.Duration]int // heard of within so long
-	longest time.Duration         // since one of those that ever spoke was heard of
+	verdicts map[health.Status]int
+	within   map[time.Duration]int // heard of within so long
+	longest  time.Duration         // since one of those that ever spoke was heard of
 }
 
 // seenWithin are the spans that are counted.
@@ -204,7 +205,7 @@ var seenWithin = []struct {
 }{{10 * time.Minute, "10m"}, {time.Hour, "1h"}, {24 * time.Hour, "1d"}, {7 * 24 * time.Hour, "7d"}}
 
 func (f *fleet) count(known []hosts.Host, now time.Time) census {
-	c := census{health: map[wire.Health]int{}, within: map[time.Duration]int{}}
+	c := census{verdicts: map[health.Status]int{}, within: map[time.Duration]int{}}
 	last := ""
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -214,7 +215,7 @@ func (f *fleet) count(known []hosts.Host, now time.Time) census {
 		}
 		last = h.Name
 		s := f.hosts[h.Name]
-		c.health[healthOf(s, now)]++
+		c.verdicts[verdict(s, now)]++
 		if s.SeenAt.IsZero() {
 			continue
 		}
@@ -232,8 +233,8 @@ func (f *fleet) count(known []hosts.Host, now time.Time) census {
 // fleetGauges are the figures of the fleet: few, however many hosts there are.
 func fleetGauges(set *vm.Set, r *Receiver) {
 	count := func() census { return r.fleet.count(r.hosts.List(), r.now()) }
-	for _, h := range wire.AllHealth() {
-		set.NewGauge(fmt.Sprintf(`cis490_receiver_hosts{verdict=%q}`, h), func() float64 { return float64(count().health[h]) })
+	for _, v := range []health.Status{health.Green, health.Yellow, health.Red, health.Unknown, hosts.Silent} {
+		set.NewGauge(fmt.Sprintf(`cis490_receiver_hosts{verdict=%q}`, v), func() float64 { return float64(count().verdicts[v]) })
 	}
 	for _, w := range seenWithin {
 		set.NewGauge(fmt.Sprintf(`cis490_receiver_hosts_seen{within=%q}`, w.name), func() float64 { return float64(count().within[w.span]) })

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"cis490/src/code"
+	"cis490/src/health"
 	"cis490/src/hosts"
 	"cis490/src/wire"
 )
@@ -41,17 +42,17 @@ func (g *rig) seen(name string) hosts.Summary {
 func TestReportOfAHost(t *testing.T) {
 	g := newRig(t)
 	other := g.newHost("lab-2")
-	if h := g.seen("lab-1"); !h.SeenAt.IsZero() || h.Health != wire.Unknown || h.Report != nil {
+	if h := g.seen("lab-1"); !h.SeenAt.IsZero() || h.Verdict != health.Unknown || h.Report != nil {
 		t.Errorf("before it spoke: %+v", h)
 	}
 	want(t, other.do(request{method: http.MethodGet, path: wire.PathSelf}), http.StatusOK, "")
 	want(t, g.host.report(`{"schema":1,"version":"1.0","verdict":"yellow","interval_seconds":300,"queue":{"waiting":3},"new":{}}`), http.StatusNoContent, "")
 	want(t, g.host.report(`{"schema":1,"version":"1.1","verdict":"green","interval_seconds":600,"queue":{"waiting":2},"clock_skew_seconds":-1.5}`), http.StatusNoContent, "")
 	h := g.seen("lab-1")
-	if h.Health != wire.Green || h.Report == nil || h.Report.Version != "1.1" || h.Report.Queue.Waiting != 2 || *h.Report.Skew != -1.5 || time.Since(h.ReportedAt) > time.Minute {
+	if h.Verdict != health.Green || h.Report == nil || h.Report.Version != "1.1" || h.Report.Queue.Waiting != 2 || *h.Report.Skew != -1.5 || time.Since(h.ReportedAt) > time.Minute {
 		t.Errorf("%+v", h)
 	}
-	if o := g.seen("lab-2"); o.Health != wire.Unknown || o.Report != nil || time.Since(o.SeenAt) > time.Minute {
+	if o := g.seen("lab-2"); o.Verdict != health.Unknown || o.Report != nil || time.Since(o.SeenAt) > time.Minute {
 		t.Errorf("the other one: %+v", o)
 	}
 
@@ -82,16 +83,16 @@ func TestSilentHost(t *testing.T) {
 	want(t, g.host.report(`{"schema":1,"verdict":"green","interval_seconds":600}`), http.StatusNoContent, "")
 	for _, c := range []struct {
 		later time.Duration
-		want  wire.Health
-	}{{29 * time.Minute, wire.Green}, {31 * time.Minute, wire.Silent}} {
+		want  health.Status
+	}{{29 * time.Minute, health.Green}, {31 * time.Minute, hosts.Silent}} {
 		g.late.Store(int64(c.later))
-		if h := g.seen("lab-1"); h.Health != c.want {
-			t.Errorf("%s later: %s, want %s", c.later, h.Health, c.want)
+		if h := g.seen("lab-1"); h.Verdict != c.want {
+			t.Errorf("%s later: %s, want %s", c.later, h.Verdict, c.want)
 		}
 	}
 	// Any request is a sign of life.
 	want(t, g.host.do(request{method: http.MethodGet, path: wire.PathSelf}), http.StatusOK, "")
-	if h := g.seen("lab-1"); h.Health != wire.Green || h.SeenAt.Before(h.ReportedAt.Add(30*time.Minute)) {
+	if h := g.seen("lab-1"); h.Verdict != health.Green || h.SeenAt.Before(h.ReportedAt.Add(30*time.Minute)) {
 		t.Errorf("%+v", h.Seen)
 	}
 }
@@ -113,7 +114,7 @@ func TestReportsOutliveTheReceiver(t *testing.T) {
 	}
 	before := g.seen("lab-1").Seen
 	g.restart()
-	if h := g.seen("lab-1"); h.Report == nil || h.Report.Version != "1.1" || !h.SeenAt.Equal(before.SeenAt) || h.Health != wire.Yellow {
+	if h := g.seen("lab-1"); h.Report == nil || h.Report.Version != "1.1" || !h.SeenAt.Equal(before.SeenAt) || h.Verdict != health.Yellow {
 		t.Errorf("after a restart: %+v, before %+v", h.Seen, before)
 	}
 	// Without a receiver, the operator sees what it wrote down.
@@ -141,7 +142,7 @@ func TestReportsOutliveTheReceiver(t *testing.T) {
 		}
 		g.start()
 		h := g.seen("lab-1")
-		if (h.Report != nil) != sees || sees && (h.Report.Version != "\ufffd[2J" || h.Health == wire.Green) {
+		if (h.Report != nil) != sees || sees && (h.Report.Version != "\ufffd[2J" || h.Verdict == health.Green) {
 			t.Errorf("%s: %+v", content, h.Seen)
 		}
 		want(t, g.host.report(`{"schema":1,"verdict":"green"}`), http.StatusNoContent, "")
@@ -150,7 +151,7 @@ func TestReportsOutliveTheReceiver(t *testing.T) {
 		}
 	}
 	g.start()
-	if h := g.seen("lab-1"); h.Health != wire.Green {
+	if h := g.seen("lab-1"); h.Verdict != health.Green {
 		t.Errorf("%+v", h.Seen)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"cis490/src/code"
+	"cis490/src/health"
 	"cis490/src/state"
 	"cis490/src/wire"
 )
@@ -20,7 +21,7 @@ const reportGap = 10 * time.Second
 // reportOf is what the receiver is told of a state.
 func reportOf(st state.Shipper, interval time.Duration, now time.Time) wire.Report {
 	r := wire.Report{Schema: 1, Host: st.Host, Version: st.Version, SentAt: now.UTC().Round(0), StartedAt: st.StartedAt, Interval: int64(interval / time.Second)}
-	r.Rows, r.Health = st.Rows(now)
+	r.Rows, r.Verdict = st.Rows(now)
 	if st.Success != nil {
 		r.LastSuccess = &st.Success.At
 	}
@@ -85,7 +86,7 @@ func (p *poller) report(ctx context.Context) {
 	if fail != nil && fail.parked {
 		return
 	}
-	s.facts.told(rep.Health, fail, now)
+	s.facts.told(rep.Verdict, fail, now)
 	var err error
 	if fail != nil {
 		err = fail.why
@@ -117,14 +118,14 @@ func (c *client) report(ctx context.Context, m *meter, rep wire.Report) *failure
 }
 
 // lastReport is when a report was last sent, and its verdict, whatever came of it.
-func (f *facts) lastReport() (at time.Time, said wire.Health) {
+func (f *facts) lastReport() (at time.Time, said health.Status) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.tried, f.said
 }
 
 // told notes what came of a report.
-func (f *facts) told(h wire.Health, fail *failure, now time.Time) {
+func (f *facts) told(h health.Status, fail *failure, now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.tried, f.said = now, h

@@ -10,6 +10,7 @@ import (
 
 	"cis490/src/code"
 	"cis490/src/config"
+	"cis490/src/health"
 	"cis490/src/wire"
 )
 
@@ -29,14 +30,14 @@ func TestReports(t *testing.T) {
 		defer l.stop()
 		eventually(t, 5*time.Second, "the first report", func() bool { return len(s.told()) == 1 })
 		r := s.told()[0]
-		if r.Host != "lab-01" || r.Version == "" || r.Interval != 300 || r.Health != wire.Green || len(r.Rows) != 0 || r.Skew == nil || *r.Skew < 1.9 || *r.Skew > 2.1 || r.Disk.Free == 0 || r.Path.Held {
+		if r.Host != "lab-01" || r.Version == "" || r.Interval != 300 || r.Verdict != health.Green || len(r.Rows) != 0 || r.Skew == nil || *r.Skew < 1.9 || *r.Skew > 2.1 || r.Disk.Free == 0 || r.Path.Held {
 			t.Errorf("%+v", r)
 		}
 		time.Sleep(time.Hour)
 		if n := len(s.told()); n < 11 || n > 13 {
 			t.Errorf("%d reports in an hour, one is due every 5 min", n)
 		}
-		if st := l.ship.State().Report; st.Failure != nil || st.Verdict != wire.Green || time.Since(*st.SentAt) > 5*time.Minute+time.Second {
+		if st := l.ship.State().Report; st.Failure != nil || st.Verdict != health.Green || time.Since(*st.SentAt) > 5*time.Minute+time.Second {
 			t.Errorf("%+v", st)
 		}
 		// Something is set aside, just after a report: told within seconds.
@@ -46,7 +47,7 @@ func TestReports(t *testing.T) {
 		writeFile(t, filepath.Join(l.cfg.DataDir, "sealed", "stray"), "no episode")
 		took := eventually(t, time.Minute, "the change", func() bool { return len(s.told()) > n })
 		r = s.told()[n]
-		if took > reportGap+2*l.cfg.Shipper.ScanInterval || r.Health != wire.Yellow || r.Quarantine.Total != 1 || r.Quarantine.ByCode[code.Damaged] != 1 || len(r.Rows) != 1 || r.Rows[0].ID != "quarantine" || r.Rows[0].Fix == "" {
+		if took > reportGap+2*l.cfg.Shipper.ScanInterval || r.Verdict != health.Yellow || r.Quarantine.Total != 1 || r.Quarantine.ByCode[code.Damaged] != 1 || len(r.Rows) != 1 || r.Rows[0].ID != "quarantine" || r.Rows[0].Fix == "" {
 			t.Errorf("%s later: %+v", took, r)
 		}
 		time.Sleep(time.Minute)

@@ -11,10 +11,10 @@ import (
 
 	"cis490/src/code"
 	"cis490/src/episode"
+	"cis490/src/health"
 	"cis490/src/queue"
 	"cis490/src/state"
 	"cis490/src/version"
-	"cis490/src/wire"
 )
 
 // facts is what the shipper remembers only to tell it.
@@ -33,8 +33,8 @@ type facts struct {
 	open     state.Open
 	lookedAt time.Time // into open/
 	report   state.Report
-	tried    time.Time   // when a report was last sent, whatever came of it
-	said     wire.Health // in it
+	tried    time.Time     // when a report was last sent, whatever came of it
+	said     health.Status // in it
 	poll     state.Poll
 	agreeing bool
 	agreed   time.Time // wall clock: when the receiver's clock last agreed with ours

@@ -13,6 +13,7 @@ import (
 
 	"cis490/src/code"
 	"cis490/src/episode"
+	"cis490/src/health"
 	"cis490/src/queue"
 	"cis490/src/wire"
 )
@@ -146,9 +147,9 @@ type Poll struct {
 
 // Report is what the receiver was told of how this host is.
 type Report struct {
-	SentAt  *time.Time  `json:"sent_at,omitempty"` // the last that it took
-	Verdict wire.Health `json:"verdict,omitempty"` // of that one
-	Failure *Code       `json:"failure,omitempty"` // of the last one, when it failed: nothing else depends on it
+	SentAt  *time.Time    `json:"sent_at,omitempty"` // the last that it took
+	Verdict health.Status `json:"verdict,omitempty"` // of that one
+	Failure *Code         `json:"failure,omitempty"` // of the last one, when it failed: nothing else depends on it
 }
 
 // Rate is the limit of all uploads together.

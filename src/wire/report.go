@@ -8,38 +8,24 @@ import (
 	"unicode"
 
 	"cis490/src/code"
+	"cis490/src/health"
 )
 
 // MaxReport is the most bytes of the body of a report.
 const MaxReport = 16 << 10
 
-// Health is how a host is, in a word.
-type Health string
-
-// The words. The first three are a host's own, the last two the receiver's.
-const (
-	Green   Health = "green"
-	Yellow  Health = "yellow"  // works, and will not for long, or not as it should
-	Red     Health = "red"     // broken
-	Silent  Health = "silent"  // was not heard of for longer than it said
-	Unknown Health = "unknown" // has said nothing that can be understood
-)
-
-// AllHealth lists them, the worst first.
-func AllHealth() []Health { return []Health{Red, Silent, Yellow, Unknown, Green} }
-
 // Report is the body of PUT /v1/hosts/self/report: how a host is, for the
 // receiver's list of hosts. All of it is that host's word. What a receiver does
 // not know in it, it ignores.
 type Report struct {
-	Schema      int        `json:"schema"` // 1
-	Host        string     `json:"host"`   // as it calls itself
-	Version     string     `json:"version"`
-	SentAt      time.Time  `json:"sent_at"` // its clock
-	StartedAt   time.Time  `json:"started_at"`
-	Interval    int64      `json:"interval_seconds"` // the next one comes within
-	Health      Health     `json:"verdict"`          // the worst of Rows
-	LastSuccess *time.Time `json:"last_success_at,omitempty"`
+	Schema      int           `json:"schema"` // 1
+	Host        string        `json:"host"`   // as it calls itself
+	Version     string        `json:"version"`
+	SentAt      time.Time     `json:"sent_at"` // its clock
+	StartedAt   time.Time     `json:"started_at"`
+	Interval    int64         `json:"interval_seconds"` // the next one comes within
+	Verdict     health.Status `json:"verdict"`          // the worst of Rows
+	LastSuccess *time.Time    `json:"last_success_at,omitempty"`
 
 	Queue struct {
 		Waiting   int64 `json:"waiting"`
@@ -60,16 +46,8 @@ type Report struct {
 		Free int64 `json:"free_bytes"`
 		Min  int64 `json:"min_free_bytes"`
 	} `json:"disk"`
-	Skew *float64 `json:"clock_skew_seconds,omitempty"` // the receiver's clock minus its own; nil: not known
-	Rows []Row    `json:"rows,omitempty"`               // what is not green
-}
-
-// Row is one thing that a host says of itself.
-type Row struct {
-	ID     string `json:"id"`
-	Status Health `json:"status"`
-	Title  string `json:"title"`         // one line
-	Fix    string `json:"fix,omitempty"` // a line that can be pasted on that host
+	Skew *float64        `json:"clock_skew_seconds,omitempty"` // the receiver's clock minus its own; nil: not known
+	Rows []health.Result `json:"rows,omitempty"`               // what is not green
 }
 
 // Bounds of what is kept of a report.
@@ -113,7 +91,7 @@ func (r *Report) Clean() {
 			}
 		}
 	}
-	r.Health = r.Health.told()
+	r.Verdict = told(r.Verdict)
 	if _, known := code.Lookup(r.Path.Code); !known {
 		r.Path.Code = ""
 	}
@@ -123,21 +101,20 @@ func (r *Report) Clean() {
 		}
 	}
 	r.Rows = r.Rows[:min(len(r.Rows), maxRows)]
-	for i := range r.Rows {
-		w := &r.Rows[i]
-		w.ID, w.Title, w.Fix, w.Status = line(w.ID, maxName), line(w.Title, maxTitle), line(w.Fix, maxTitle), w.Status.told()
+	for i, w := range r.Rows {
+		r.Rows[i] = health.Result{ID: line(w.ID, maxName), Status: told(w.Status), Title: line(w.Title, maxTitle), Evidence: line(w.Evidence, maxTitle), Fix: line(w.Fix, maxTitle)}
 	}
 }
 
 // maxInterval bounds for how long a host can say that its silence means nothing.
 const maxInterval = 24 * time.Hour
 
-// told is a word that a host may say of itself.
-func (h Health) told() Health {
-	if h == Green || h == Yellow || h == Red {
-		return h
+// told is a verdict that a host may give on itself.
+func told(s health.Status) health.Status {
+	if s == health.Green || s == health.Yellow || s == health.Red {
+		return s
 	}
-	return Unknown
+	return health.Unknown
 }
 
 // moment is a time that can be written again, in UTC; else zero.

@@ -12,13 +12,14 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"cis490/src/code"
+	"cis490/src/health"
 	"cis490/src/wire"
 )
 
 func TestReadReport(t *testing.T) {
 	skew, at := -0.25, time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
-	want := wire.Report{Schema: 1, Host: "lab-01", Version: "1.2.3", SentAt: at, StartedAt: at, Interval: 300, Health: wire.Yellow, LastSuccess: &at, Skew: &skew,
-		Rows: []wire.Row{{ID: "quarantine", Status: wire.Yellow, Title: "2 held", Fix: "cis490-shipper quarantine list"}}}
+	want := wire.Report{Schema: 1, Host: "lab-01", Version: "1.2.3", SentAt: at, StartedAt: at, Interval: 300, Verdict: health.Yellow, LastSuccess: &at, Skew: &skew,
+		Rows: []health.Result{{ID: "quarantine", Status: health.Yellow, Title: "2 held", Evidence: "the oldest since yesterday", Fix: "cis490-shipper quarantine list"}}}
 	want.Queue.Waiting, want.Queue.OldestAge = 3, 60
 	want.Quarantine.Total, want.Quarantine.ByCode = 2, map[code.Code]int64{code.Damaged: 2}
 	b, err := json.Marshal(want)
@@ -39,13 +40,13 @@ func TestReadReport(t *testing.T) {
 	// A member that this version does not know is none of its business, and of the rest it keeps what it can show.
 	got, err = wire.ReadReport(strings.NewReader(`{"schema":1,"mood":{"deep":[1]},"version":"1\u001b[2J\n\u202e\u009bx","verdict":"silent","interval_seconds":99999999,
 		"queue":{"waiting":-5},"quarantine":{"total":7,"by_code":{"damaged":1,"\u001b]0;":3,"malformed":-1}},"path":{"code":"no-such-code"},
-		"last_success_at":"9999-12-31T23:59:59-23:00","rows":[{"id":"a\tb","status":"fine","title":"` + strings.Repeat("ü", 600) + `"}]}`))
+		"last_success_at":"9999-12-31T23:59:59-23:00","rows":[{"id":"a\tb","status":"skipped","depends_on":["\u0007"],"docs":"\u0007","took":9,"title":"` + strings.Repeat("ü", 600) + `"}]}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.Version != "1\ufffd[2J\ufffd\ufffd\ufffdx" || got.Health != wire.Unknown || got.Interval != 86400 || got.Queue.Waiting != 0 || got.Quarantine.Total != 7 ||
+	if got.Version != "1\ufffd[2J\ufffd\ufffd\ufffdx" || got.Verdict != health.Unknown || got.Interval != 86400 || got.Queue.Waiting != 0 || got.Quarantine.Total != 7 ||
 		!reflect.DeepEqual(got.Quarantine.ByCode, map[code.Code]int64{code.Damaged: 1}) || got.Path.Code != "" || got.LastSuccess != nil ||
-		got.Rows[0].ID != "a\ufffdb" || got.Rows[0].Status != wire.Unknown || got.Rows[0].Title != strings.Repeat("ü", 256) {
+		got.Rows[0].ID != "a\ufffdb" || got.Rows[0].Status != health.Unknown || got.Rows[0].Docs != "" || got.Rows[0].DependsOn != nil || got.Rows[0].Took != 0 || got.Rows[0].Title != strings.Repeat("ü", 256) {
 		t.Errorf("%+v", got)
 	}
 }
@@ -65,9 +66,9 @@ func FuzzReadReport(f *testing.F) {
 		if err != nil {
 			return
 		}
-		texts := []string{r.Host, r.Version, string(r.Health), string(r.Path.Code)}
+		texts := []string{r.Host, r.Version, string(r.Verdict), string(r.Path.Code)}
 		for _, w := range r.Rows {
-			texts = append(texts, w.ID, string(w.Status), w.Title, w.Fix)
+			texts = append(texts, w.ID, string(w.Status), w.Title, w.Evidence, w.Fix)
 		}
 		for c, n := range r.Quarantine.ByCode {
 			if texts = append(texts, string(c)); n <= 0 {

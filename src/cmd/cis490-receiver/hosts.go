@@ -70,7 +70,7 @@ func printHosts(out io.Writer, list []hosts.Summary, now time.Time) error {
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "HOST\tSTATE\tVERDICT\tSEEN\tWAITING\tSKEW\tVERSION\tEPISODES\tSTORED\tLAST\tKEY")
 	for _, h := range list {
-		access, verdict, last := h.Source, string(h.Health), "never"
+		access, verdict, last := h.Source, string(h.Verdict), "never"
 		if h.Revoked {
 			access, verdict = "revoked", "-"
 		}
