@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -24,8 +25,9 @@ import (
 // What is too long, or too much, at a receiver.
 const (
 	silentAfter  = 24 * time.Hour
-	statePatient = time.Minute // for the state file to be written anew: a pass is due every few seconds
-	newest       = 20          // stored episodes that the catalogue is asked about
+	statePatient = time.Minute      // for the state file to be written anew: a pass is due every few seconds
+	settling     = 10 * time.Second // from the store to the catalogue, under load
+	newest       = 20               // stored episodes that the catalogue is asked about
 )
 
 // receiver is what the checks of a receiver share.
@@ -386,6 +388,7 @@ type behind struct {
 // unlisted asks the catalogue about the newest stored episodes.
 func unlisted(ctx context.Context, cfg config.Receiver, now time.Time) (b behind) {
 	var all []string
+	at := map[string]string{}
 	for _, day := range []time.Time{now, now.Add(-24 * time.Hour)} {
 		names, err := filepath.Glob(filepath.Join(cfg.StateDir, "episodes", "*", day.UTC().Format("2006/01/02"), "*.json"))
 		if err != nil || ctx.Err() != nil {
@@ -393,7 +396,9 @@ func unlisted(ctx context.Context, cfg config.Receiver, now time.Time) (b behind
 			return b
 		}
 		for _, n := range names {
-			all = append(all, strings.TrimSuffix(filepath.Base(n), ".json"))
+			id := strings.TrimSuffix(filepath.Base(n), ".json")
+			all = append(all, id)
+			at[id] = n
 		}
 	}
 	// Ids sort by time.
@@ -408,7 +413,10 @@ func unlisted(ctx context.Context, cfg config.Receiver, now time.Time) (b behind
 		var answer *operatorAnswer
 		switch {
 		case errors.As(err, &answer) && answer.status == http.StatusNotFound:
-			b.missing = append(b.missing, f)
+			// One that is just being stored is on disk a moment before.
+			if st, err := os.Stat(at[f]); err == nil && now.Sub(st.ModTime()) > settling {
+				b.missing = append(b.missing, f)
+			}
 		case err != nil:
 			b.err = err
 			return b
