@@ -91,7 +91,7 @@ func TestUnit(t *testing.T) {
 		{"not enabled", with("UnitFileState=disabled"), health.Yellow, `not after the next boot.*systemctl enable cis490-shipper`},
 		{"neither enabled nor started", with("UnitFileState=disabled", "ActiveState=inactive", "SubState=dead"), health.Red, `does not run.*systemctl enable --now cis490-shipper`},
 		{"not started", with("ActiveState=inactive", "SubState=dead"), health.Red, `does not run.*systemctl start cis490-shipper`},
-		{"failed", with("ActiveState=failed", "SubState=failed", "Result=exit-code", "ExecMainStatus=1"), health.Red, `has failed: exit-code.*systemctl restart`},
+		{"failed", with("ActiveState=failed", "SubState=failed", "Result=exit-code", "ExecMainStatus=1"), health.Red, `has failed: exit-code.*systemctl reset-failed`},
 		{"refused its configuration", with("ActiveState=failed", "Result=exit-code", "ExecMainStatus=78"), health.Red, `refused its configuration`},
 		{"start-limited", with("ActiveState=failed", "Result=start-limit-hit"), health.Red, `given up.*systemctl reset-failed cis490-shipper && systemctl start cis490-shipper`},
 		{"restarting by watchdog", with("ActiveState=activating", "SubState=auto-restart", "Result=watchdog"), health.Red, `killed by the watchdog`},

@@ -92,7 +92,8 @@ func (u unit) row(option string) Finding {
 	case u.says["ActiveState"] == "failed" && u.says["ExecMainStatus"] == "78":
 		return red(u.name+" refused its configuration and is not tried again", state, why+"systemctl start "+u.name)
 	case u.says["ActiveState"] == "failed":
-		return red(u.name+" has failed: "+result, state, why+"systemctl restart "+u.name)
+		// Also one that was started too often: systemd keeps the result of what ended it last, and refuses to start it before this.
+		return red(u.name+" has failed: "+result, state, why+"systemctl reset-failed "+u.name+" && systemctl start "+u.name)
 	case u.says["SubState"] == "auto-restart" || u.says["SubState"] == "auto-restart-queued":
 		title := u.name + " ends each time it is started: " + result
 		if result == "watchdog" {
