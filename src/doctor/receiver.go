@@ -382,7 +382,6 @@ type behind struct {
 	asked   int
 	missing []string
 	err     error // of asking
-	denied  bool  // the store can't be looked at
 }
 
 // unlisted asks the catalogue about the newest stored episodes.

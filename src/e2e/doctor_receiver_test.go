@@ -21,11 +21,6 @@ import (
 	"cis490/src/health"
 )
 
-// storeOn puts the receiver's store on a disk.
-func storeOn(disk string) func(*patient) {
-	return func(p *patient) { p.r.conf.with(fmt.Sprintf("state_dir = %q", disk)) }
-}
-
 // storeAilments are faults of a receiver. Their row is looked for in what the doctor says of the receiver.
 var storeAilments = []ailment{
 	{name: "syntax error", make: func(p *patient) { writeFile(p.t, p.r.config, []byte("max_skew = = 3\n"+readFile(p.t, p.r.config))) },
