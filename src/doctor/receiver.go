@@ -381,29 +381,56 @@ func receiverCertificateRow(cfg config.Receiver, s state.Receiver, now time.Time
 type behind struct {
 	asked   int
 	missing []string
-	err     error // of asking
+	err     error // of looking into the store, or of asking
+}
+
+// stored are the records of the episodes in a store that came on some days.
+func stored(ctx context.Context, store string, days ...time.Time) (records []string, err error) {
+	// Not by filepath.Glob, which leaves out what it can't read.
+	list := func(dir string) ([]fs.DirEntry, error) {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		entries, err := os.ReadDir(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil // nothing came then
+		}
+		return entries, err
+	}
+	known, err := list(store)
+	if err != nil {
+		return nil, err
+	}
+	for _, host := range known {
+		if host.Type().IsRegular() {
+			continue // a stray file, and no host's
+		}
+		for _, day := range days {
+			dir := filepath.Join(store, host.Name(), day.UTC().Format("2006/01/02"))
+			files, err := list(dir)
+			if err != nil {
+				return nil, err
+			}
+			for _, f := range files {
+				if strings.HasSuffix(f.Name(), ".json") {
+					records = append(records, filepath.Join(dir, f.Name()))
+				}
+			}
+		}
+	}
+	return records, nil
 }
 
 // unlisted asks the catalogue about the newest stored episodes.
 func unlisted(ctx context.Context, cfg config.Receiver, now time.Time) (b behind) {
-	var all []string
-	at := map[string]string{}
-	for _, day := range []time.Time{now, now.Add(-24 * time.Hour)} {
-		names, err := filepath.Glob(filepath.Join(cfg.StateDir, "episodes", "*", day.UTC().Format("2006/01/02"), "*.json"))
-		if err != nil || ctx.Err() != nil {
-			b.err = errors.Join(err, ctx.Err())
-			return b
-		}
-		for _, n := range names {
-			id := strings.TrimSuffix(filepath.Base(n), ".json")
-			all = append(all, id)
-			at[id] = n
-		}
+	all, err := stored(ctx, filepath.Join(cfg.StateDir, "episodes"), now, now.Add(-24*time.Hour))
+	if err != nil {
+		return behind{err: err}
 	}
 	// Ids sort by time.
-	slices.SortFunc(all, func(a, b string) int { return strings.Compare(b, a) })
+	slices.SortFunc(all, func(a, b string) int { return strings.Compare(filepath.Base(b), filepath.Base(a)) })
 	for _, f := range all[:min(len(all), newest)] {
-		id, err := episode.ParseID(f)
+		id, err := episode.ParseID(strings.TrimSuffix(filepath.Base(f), ".json"))
 		if err != nil {
 			continue
 		}
@@ -413,8 +440,8 @@ func unlisted(ctx context.Context, cfg config.Receiver, now time.Time) (b behind
 		switch {
 		case errors.As(err, &answer) && answer.status == http.StatusNotFound:
 			// One that is just being stored is on disk a moment before.
-			if st, err := os.Stat(at[f]); err == nil && now.Sub(st.ModTime()) > settling {
-				b.missing = append(b.missing, f)
+			if st, err := os.Stat(f); err == nil && now.Sub(st.ModTime()) > settling {
+				b.missing = append(b.missing, id.String())
 			}
 		case err != nil:
 			b.err = err

@@ -461,6 +461,31 @@ func TestDiskRows(t *testing.T) {
 	})
 }
 
+// What could not be looked at is not well: neither a store, nor one host's day in it.
+func TestAStoreThatCannotBeReadIsUnknown(t *testing.T) {
+	for _, c := range []struct {
+		name, file string // where a file stands instead of a directory
+		want       health.Status
+	}{
+		{"nothing stored yet", "", health.Green},
+		{"the store", "episodes", health.Unknown},
+		{"a stray file", "episodes/README", health.Green},
+		{"a host's month", "episodes/lab-01/" + noon.Format("2006/01"), health.Unknown},
+		{"its day", "episodes/lab-01/" + noon.Format("2006/01/02"), health.Unknown},
+	} {
+		cfg := config.Receiver{StateDir: t.TempDir(), RunDir: t.TempDir()}
+		if c.file != "" {
+			at := filepath.Join(cfg.StateDir, c.file)
+			if err := errors.Join(os.MkdirAll(filepath.Dir(at), 0o755), os.WriteFile(at, nil, 0o644)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := catalogueRow(state.Receiver{}, nil, unlisted(t.Context(), cfg, noon)); got.Status != c.want {
+			t.Errorf("%s: %+v, want %s", c.name, got, c.want)
+		}
+	}
+}
+
 func TestReceiverRows(t *testing.T) {
 	cfg := config.Receiver{File: "/etc/cis490/receiver.hcl", StateDir: "/store", RunDir: "/run/r", UploadMaxAge: 7 * 24 * time.Hour}
 	cfg.Limits.Uploads, cfg.Scrub.Every, cfg.Scrub.Rate = 256, 30*24*time.Hour, 20e6
