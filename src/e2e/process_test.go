@@ -7,11 +7,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // process is one run of a daemon. It is stopped by its own pid and never outlives its test.
@@ -44,7 +48,9 @@ func startAs(t *testing.T, user *syscall.Credential, dir string, env []string, n
 	p.cmd.Stdout, p.cmd.Stderr = f, f
 	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Credential: user}
-	if err := p.cmd.Start(); err != nil {
+	began := make(chan error)
+	starts() <- func() { began <- p.cmd.Start() }
+	if err := <-began; err != nil {
 		t.Fatal(err)
 	}
 	go func() {
@@ -58,6 +64,52 @@ func startAs(t *testing.T, user *syscall.Credential, dir string, env []string, n
 		}
 	})
 	return p
+}
+
+// starts runs what starts a process on one thread that stays: Pdeathsig is about the thread (prctl(2)), and a receiver in this process
+// ends threads that may have been anybody's before.
+var starts = sync.OnceValue(func() chan<- func() {
+	c := make(chan func())
+	go func() {
+		runtime.LockOSThread()
+		for f := range c {
+			f()
+		}
+	}()
+	return c
+})
+
+func TestAProcessOutlivesTheThreadThatAskedForIt(t *testing.T) {
+	t.Parallel()
+	dir := tempDir(t)
+	type asked struct {
+		p      *process
+		thread int
+	}
+	all := make(chan asked)
+	const n = 2 // one may be on the first thread, which never ends
+	for range n {
+		go func() {
+			runtime.LockOSThread() // and not unlocked: the thread ends with this
+			all <- asked{start(t, dir, nil, "sleep", "60"), unix.Gettid()}
+		}()
+	}
+	for range n {
+		a := <-all
+		if a.thread == os.Getpid() {
+			continue
+		}
+		eventually(t, 10*time.Second, func() string {
+			if _, err := os.Stat(fmt.Sprintf("/proc/self/task/%d", a.thread)); err == nil {
+				return "the thread is still there"
+			}
+			return ""
+		})
+		time.Sleep(100 * time.Millisecond) // for a signal to be told of
+		if !a.p.alive() {
+			t.Error("it ended with the thread")
+		}
+	}
 }
 
 // kill is SIGKILL, and returns when the process is gone.
