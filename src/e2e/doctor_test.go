@@ -466,8 +466,9 @@ func TestTheDoctorNamesEachFaultOfALabHostAndItsFixMendsIt(t *testing.T) {
 			r.start()
 			if p.note != "not started" {
 				h.start()
+			} else {
+				h.conf.write(t, h.config)
 			}
-			h.conf.write(t, h.config)
 			if !slices.Contains([]string{"host unknown", "known by another name", "shipper never started"}, a.name) {
 				healthy(t, h.config)
 			}

@@ -109,7 +109,7 @@ func TestReportsOutliveTheReceiver(t *testing.T) {
 	want(t, g.host.report(`{"schema":1,"version":"1.1","verdict":"yellow"}`), http.StatusNoContent, "")
 	g.r.wake <- struct{}{}
 	g.r.wake <- struct{}{}
-	if b, err := os.ReadFile(file); err != nil || bytes.Contains(b, []byte("1.1")) {
+	if b, err := os.ReadFile(file); err != nil || bytes.Contains(b, []byte(`"version":"1.1"`)) {
 		t.Errorf("%s, %v", b, err)
 	}
 	before := g.seen("lab-1").Seen
