@@ -147,21 +147,56 @@ func holds(t *testing.T, h *host, p *proxy, codes []code.Code, n int, most time.
 	}
 }
 
-// connecting counts the sockets of this machine that have sent a SYN to addr and have no answer: what a black hole sees.
+// connecting counts the sockets of this machine that have sent a SYN to addr and have no answer: what a black hole sees. It counts
+// what two readings have, for one is no moment: on a busy machine a probe ends, and the next begins, while the list is read.
 func connecting(addr string) (n int) {
-	_, port, _ := net.SplitHostPort(addr)
-	var k int
-	fmt.Sscan(port, &k)
-	b, err := os.ReadFile("/proc/net/tcp") // proc_net(5): local, remote, state 02 for SYN_SENT
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) > 3 && f[3] == "02" && strings.HasSuffix(f[2], fmt.Sprintf(":%04X", k)) {
+	before := unanswered(addr)
+	for socket := range unanswered(addr) {
+		if before[socket] {
 			n++
 		}
 	}
 	return n
+}
+
+// unanswered are those sockets, by inode.
+func unanswered(addr string) map[string]bool {
+	_, port, _ := net.SplitHostPort(addr)
+	var k int
+	fmt.Sscan(port, &k)
+	b, err := os.ReadFile("/proc/net/tcp") // proc_net(5): local, remote, state 02 for SYN_SENT; the tenth is the inode
+	if err != nil {
+		return nil
+	}
+	sockets := map[string]bool{}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 9 && f[3] == "02" && strings.HasSuffix(f[2], fmt.Sprintf(":%04X", k)) {
+			sockets[f[9]] = true
+		}
+	}
+	return sockets
+}
+
+// What the tests of a black hole count is what is there at once.
+func TestConnectingCountsWhatIsThereAtOnce(t *testing.T) {
+	t.Parallel()
+	r := newReceiver(t)
+	p := newProxy(t, r.addr)
+	p.blackHole()
+	for want := range 3 {
+		eventually(t, 10*time.Second, func() string {
+			if n := connecting(p.addr); n != want {
+				return fmt.Sprintf("%d, want %d", n, want)
+			}
+			return ""
+		})
+		go func() {
+			if c, err := net.DialTimeout("tcp", p.addr, time.Minute); err == nil {
+				c.Close()
+			}
+		}()
+	}
+	p.pass()
 }
 
 func TestAHostThatTheReceiverDoesNotKnowHoldsItsQueueUntilItIsAllowed(t *testing.T) {
