@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -30,7 +31,6 @@ type proxy struct {
 	up, down atomic.Int64 // bytes from the shipper, and to it
 	dialed   atomic.Int64 // connections accepted
 	open     atomic.Int64
-	maxOpen  atomic.Int64
 	requests atomic.Int64 // answered by answer()
 	rate     atomic.Int64 // bytes per second upwards, all connections together; 0: no limit
 	freeze   atomic.Bool  // stop moving bytes
@@ -99,9 +99,7 @@ func (p *proxy) listen() {
 				return
 			}
 			p.dialed.Add(1)
-			n := p.open.Add(1)
-			for m := p.maxOpen.Load(); n > m && !p.maxOpen.CompareAndSwap(m, n); m = p.maxOpen.Load() {
-			}
+			p.open.Add(1)
 			p.mu.Lock()
 			p.conns[c] = true
 			serve := p.serve
@@ -147,6 +145,13 @@ func (p *proxy) forget(c net.Conn) {
 	if known {
 		p.open.Add(-1)
 	}
+}
+
+// connections are those that are open now.
+func (p *proxy) connections() map[net.Conn]bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.conns)
 }
 
 // cut resets every connection.
