@@ -25,11 +25,12 @@ func stepInto(fd int, name string, make bool) (int, error) {
 			continue
 		}
 		if make {
+			// Also one that is there: who made it may have died before its own flush.
 			err := unix.Mkdirat(at, elem, 0o777)
-			if err == nil {
+			if err == nil || err == unix.EEXIST {
 				err = unix.Fsync(at)
 			}
-			if err != nil && err != unix.EEXIST {
+			if err != nil {
 				unix.Close(at)
 				return -1, err
 			}

@@ -191,7 +191,7 @@ func (s *Store) prepare(e *entry, w Worker) error {
 	if err := s.writeAll(e.sidecar, sidecar, 0); err != nil {
 		return fmt.Errorf("write the sidecar: %w", err)
 	}
-	if e.Archive != nil && !e.replaces && len(e.Archive)+len(table)+len(sidecar) <= maxRecord-walHeader-maxRecordMeta {
+	if e.Archive != nil && !e.replaces && len(e.Archive)+len(table)+len(sidecar) <= walSegment-walHeader-maxRecordMeta {
 		e.record, err = encodeRecord(e.intent(), sidecar, e.Archive, table)
 	}
 	return err

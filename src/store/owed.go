@@ -72,6 +72,7 @@ func (f *flusher) log(entries []*entry) (rest []*entry) {
 	f.w.Progress()
 	if errors.Is(err, errNoLog) {
 		f.days.release(ready)
+		f.hand(batch{logged: s.wal.next}) // what of them got into the log is not needed there
 		return append(rest, ready...)
 	}
 	if err != nil {
@@ -91,6 +92,9 @@ func (f *flusher) log(entries []*entry) (rest []*entry) {
 // open gives an entry the directory of its day, which need not be on the disk.
 func (f *flusher) open(e *entry) error {
 	o, p := &f.owed, day(e.Facts.Host, e.Facts.Started)
+	if o.due == nil { // also if nothing comes of it: the directories are open
+		o.due = time.After(owedFor)
+	}
 	d := o.dirs[p]
 	if d == nil {
 		if d = f.days.get(p, nil); d == nil {
@@ -135,9 +139,6 @@ func (f *flusher) give(entries []*entry, places []place) batch {
 		b.entries = append(b.entries, e)
 	}
 	f.days.release(entries)
-	if o.due == nil {
-		o.due = time.After(owedFor)
-	}
 	return b
 }
 

@@ -171,7 +171,7 @@ func decodeSegment(b []byte) (records []record) {
 func (l *wal) settled() uint64 { return min(l.flushed, l.indexed.Load()) }
 
 // append makes records part of the log, durably, and says where they are.
-// errNoLog: nothing was written.
+// errNoLog: there is no room for all of them, and they may be stored without it.
 func (l *wal) append(records [][][]byte) ([]place, error) {
 	places := make([]place, 0, len(records))
 	var used []*segment
@@ -209,9 +209,6 @@ func (l *wal) append(records [][][]byte) ([]place, error) {
 		}
 		return nil
 	}()
-	if errors.Is(err, errNoLog) && len(places) == 0 {
-		return nil, err
-	}
 	if err != nil {
 		// What the disk has of these records nobody knows. Nobody was told of them either;
 		// but what is in the same files and was told must not be behind them.
@@ -318,7 +315,7 @@ func (l *wal) close() {
 
 // read reads a record again.
 func (l *wal) read(at place) (record, error) {
-	b := make([]byte, maxRecord)
+	b := make([]byte, walSegment)
 	n, err := unix.Pread(at.in.fd, b, at.at)
 	if err != nil {
 		return record{}, fmt.Errorf("read the log: %w", err)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
@@ -235,6 +236,23 @@ func TestNoRoomForTheLog(t *testing.T) {
 	}
 	if n := logFiles(t, dir); len(n) != 0 {
 		t.Errorf("%q were left", n)
+	}
+	// Nor do the directories stay open that were opened for what would have been in it.
+	deadline := time.Now().Add(10 * time.Second)
+	for open := 1; open > 0; time.Sleep(10 * time.Millisecond) {
+		fds, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		open = 0
+		for _, fd := range fds {
+			if at, err := os.Readlink("/proc/self/fd/" + fd.Name()); err == nil && at == filepath.Join(dir, episodesName, "h1") {
+				open++
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("a directory of hosts is open %d times", open)
+		}
 	}
 	if n := checkWhole(t, s); n != 3 {
 		t.Errorf("%d stored, want 3", n)
