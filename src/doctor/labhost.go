@@ -10,39 +10,18 @@ import (
 
 // labHost is what the checks of a lab host share.
 type labHost struct {
-	file    string
-	since   time.Duration
-	cfg     *lazy[loaded[config.LabHost]]
-	unit    *lazy[unit]
-	state   *lazy[read[state.Shipper]]
-	process *lazy[process]
-	probe   *lazy[probe]
-	log     *lazy[log]
-	disk    *lazy[disk]
-}
-
-// read is a state file.
-type read[T any] struct {
-	v   T
-	err error
+	daemon[config.LabHost, state.Shipper]
+	probe *lazy[probe]
 }
 
 func newLabHost(file string, since time.Duration) *labHost {
-	h := &labHost{file: file, since: since}
-	h.cfg = later(func(context.Context) loaded[config.LabHost] { return load(file, config.LoadLabHost) })
-	h.unit = later(func(ctx context.Context) unit { return lookAtUnit(ctx, state.ShipperUnit) })
-	h.state = later(func(ctx context.Context) read[state.Shipper] {
-		c, ok := h.cfg.get(ctx)
-		if !ok || c.err != nil {
-			return read[state.Shipper]{err: errNoConfiguration}
-		}
-		s, err := state.ReadShipper(c.v.RunDir)
-		return read[state.Shipper]{s, err}
-	})
-	h.process = later(func(ctx context.Context) process {
-		s, _ := h.state.get(ctx)
-		return lookAtProcess(s.v.PID, state.ShipperUnit)
-	})
+	h := &labHost{daemon: newDaemon(shipperNames, file, since, sources[config.LabHost, state.Shipper]{
+		load:      config.LoadLabHost,
+		statePath: func(c config.LabHost) string { return state.ShipperPath(c.RunDir) },
+		readState: func(c config.LabHost) (state.Shipper, error) { return state.ReadShipper(c.RunDir) },
+		pid:       func(s state.Shipper) int { return s.PID },
+		data:      func(c config.LabHost) string { return c.DataDir },
+	})}
 	h.probe = later(func(ctx context.Context) probe {
 		c, ok := h.cfg.get(ctx)
 		if !ok || c.err != nil {
@@ -50,46 +29,7 @@ func newLabHost(file string, since time.Duration) *labHost {
 		}
 		return ask(ctx, c.v)
 	})
-	h.log = later(func(ctx context.Context) log { return readLog(ctx, state.ShipperUnit, h.since) })
-	h.disk = later(func(ctx context.Context) disk {
-		c, ok := h.cfg.get(ctx)
-		if !ok || c.err != nil {
-			return disk{err: errNoConfiguration}
-		}
-		return lookAtDisk(c.v.DataDir)
-	})
 	return h
-}
-
-// with makes a check of what a function finds in the configuration. Without one
-// there is nothing to say: the row of the configuration is red then, and this one
-// skipped.
-func (h *labHost) with(f func(context.Context, config.LabHost) []Finding) func(context.Context) []Finding {
-	return func(ctx context.Context) []Finding {
-		c, ok := h.cfg.get(ctx)
-		if !ok {
-			return timedOut(h.file)
-		}
-		if c.err != nil {
-			return []Finding{unknown("no configuration", "", "")}
-		}
-		return f(ctx, c.v)
-	}
-}
-
-// told makes a check of what the shipper says of itself. Where it has said nothing
-// its own row is red.
-func (h *labHost) told(f func(context.Context, config.LabHost, state.Shipper) []Finding) func(context.Context) []Finding {
-	return h.with(func(ctx context.Context, cfg config.LabHost) []Finding {
-		s, ok := h.state.get(ctx)
-		if !ok {
-			return timedOut(state.ShipperPath(cfg.RunDir))
-		}
-		if s.err != nil {
-			return []Finding{unknown("the shipper has left no state that can be read", s.err.Error(), "cis490-doctor --only shipper").after("shipper")}
-		}
-		return f(ctx, cfg, s.v)
-	})
 }
 
 // asked makes a check of what came of asking the receiver.
@@ -110,40 +50,13 @@ var pathChecks = []string{"shipper", "workers", "dns", "receiver", "clock", "ca"
 
 func hostChecks(h *labHost) []Check {
 	cs := []Check{
-		{ID: "configuration",
-			Looks: "lab-host.hcl: there, readable, no syntax error, no unknown attribute, no bad value",
-			Fix:   "the line that the row names; all mistakes: `cis490-shipper check-config`; on NixOS: `services.cis490.labHost.settings`",
-			Run: func(ctx context.Context) []Finding {
-				c, ok := h.cfg.get(ctx)
-				if !ok {
-					return timedOut(h.file)
-				}
-				return one(configurationRow(h.file, "cis490-shipper", "services.cis490.labHost.settings", c.err))
-			}},
-		{ID: "unit", DependsOn: []string{"configuration", "data-dir"},
-			Looks: "`systemctl show cis490-shipper`: installed, enabled, not masked, running, not failed, not given up",
-			Fix:   "`systemctl enable --now cis490-shipper`, or what the row says; on NixOS: `services.cis490.labHost.enable = true`",
-			Run: func(ctx context.Context) []Finding {
-				u, ok := h.unit.get(ctx)
-				if !ok {
-					return timedOut("systemctl show " + state.ShipperUnit)
-				}
-				return one(u.row("services.cis490.labHost.enable"))
-			}},
+		h.configurationCheck(),
+		h.unitCheck("configuration", "data-dir"),
 		{ID: "shipper", DependsOn: []string{"unit"},
 			Looks: "the shipper's state file and process: it runs, is not stopped by a signal, and its scan loop came round lately",
 			Fix:   "`systemctl start cis490-shipper`; for one that is stopped `kill -CONT PID`",
-			Run: h.with(func(ctx context.Context, cfg config.LabHost) []Finding {
-				s, ok := h.state.get(ctx)
-				if !ok {
-					return timedOut(state.ShipperPath(cfg.RunDir))
-				}
-				p, ok := h.process.get(ctx)
-				if !ok {
-					return timedOut("/proc")
-				}
-				u, _ := h.unit.get(ctx) // without it, no unit is said to run
-				return one(shipperRow(cfg, s, p, u, time.Now()))
+			Run: h.running(func(cfg config.LabHost, s read[state.Shipper], p process, u unit) Finding {
+				return shipperRow(cfg, s, p, u, time.Now())
 			})},
 		{ID: "workers", DependsOn: []string{"shipper"},
 			Looks: "whether each worker of the shipper reported in time: one that hangs on a dead disk does not",
@@ -151,20 +64,7 @@ func hostChecks(h *labHost) []Check {
 			Run: h.told(func(_ context.Context, cfg config.LabHost, s state.Shipper) []Finding {
 				return one(workersRow(s, cfg.Shipper.Watchdog))
 			})},
-		{ID: "restarts", DependsOn: []string{"workers"},
-			Looks: "how often systemd restarted the shipper, and for what: yellow for one restart lately, red for several",
-			Fix:   "`journalctl -u cis490-shipper -p warning` has why",
-			Run: func(ctx context.Context) []Finding {
-				u, ok := h.unit.get(ctx)
-				if !ok {
-					return timedOut("systemctl show " + state.ShipperUnit)
-				}
-				l, ok := h.log.get(ctx)
-				if !ok {
-					return timedOut("journalctl -u " + state.ShipperUnit)
-				}
-				return one(restartsRow(u, l, h.since, time.Now()))
-			}},
+		h.restartsCheck(),
 		{ID: "loaded", DependsOn: []string{"shipper"},
 			Looks: "whether the running shipper has read the configuration that is there",
 			Fix:   "`systemctl reload cis490-shipper`",
@@ -292,17 +192,7 @@ func hostChecks(h *labHost) []Check {
 			Run: h.told(func(ctx context.Context, cfg config.LabHost, s state.Shipper) []Finding {
 				return quarantineRows(s, expiring(ctx, cfg, time.Now()), cfg, time.Now())
 			})},
-		{ID: "journal",
-			Looks: "whether the journal of cis490-shipper can be read, is kept over a reboot, and has something in it",
-			Fix:   "`usermod -aG systemd-journal USER`; `mkdir -p /var/log/journal && journalctl --flush`",
-			Run: func(ctx context.Context) []Finding {
-				l, ok := h.log.get(ctx)
-				if !ok {
-					return timedOut("journalctl -u " + state.ShipperUnit)
-				}
-				u, _ := h.unit.get(ctx)
-				return one(l.row(u, h.since))
-			}},
+		h.journalCheck(),
 		{ID: "shipping", DependsOn: append([]string{"path"}, pathChecks...),
 			Looks: "what the last 10 minutes brought, from the journal's CIS490_CODE or, without it, the state file: a row for each code that refused an episode or held the queue, 412 before 400",
 			Fix:   "the fix of the code",

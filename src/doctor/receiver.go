@@ -32,41 +32,18 @@ const (
 
 // receiver is what the checks of a receiver share.
 type receiver struct {
-	file    string
-	since   time.Duration
-	cfg     *lazy[loaded[config.Receiver]]
-	unit    *lazy[unit]
-	state   *lazy[read[state.Receiver]]
-	process *lazy[process]
-	log     *lazy[log]
-	disk    *lazy[disk]
-	hosts   *lazy[read[[]hosts.Summary]]
+	daemon[config.Receiver, state.Receiver]
+	hosts *lazy[read[[]hosts.Summary]]
 }
 
 func newReceiver(file string, since time.Duration) *receiver {
-	r := &receiver{file: file, since: since}
-	r.cfg = later(func(context.Context) loaded[config.Receiver] { return load(file, config.LoadReceiver) })
-	r.unit = later(func(ctx context.Context) unit { return lookAtUnit(ctx, state.ReceiverUnit) })
-	r.state = later(func(ctx context.Context) read[state.Receiver] {
-		c, ok := r.cfg.get(ctx)
-		if !ok || c.err != nil {
-			return read[state.Receiver]{err: errNoConfiguration}
-		}
-		s, err := state.ReadReceiver(c.v.RunDir)
-		return read[state.Receiver]{s, err}
-	})
-	r.process = later(func(ctx context.Context) process {
-		s, _ := r.state.get(ctx)
-		return lookAtProcess(s.v.PID, state.ReceiverUnit)
-	})
-	r.log = later(func(ctx context.Context) log { return readLog(ctx, state.ReceiverUnit, r.since) })
-	r.disk = later(func(ctx context.Context) disk {
-		c, ok := r.cfg.get(ctx)
-		if !ok || c.err != nil {
-			return disk{err: errNoConfiguration}
-		}
-		return lookAtDisk(c.v.StateDir)
-	})
+	r := &receiver{daemon: newDaemon(receiverNames, file, since, sources[config.Receiver, state.Receiver]{
+		load:      config.LoadReceiver,
+		statePath: func(c config.Receiver) string { return state.ReceiverPath(c.RunDir) },
+		readState: func(c config.Receiver) (state.Receiver, error) { return state.ReadReceiver(c.RunDir) },
+		pid:       func(s state.Receiver) int { return s.PID },
+		data:      func(c config.Receiver) string { return c.StateDir },
+	})}
 	r.hosts = later(func(ctx context.Context) (list read[[]hosts.Summary]) {
 		c, ok := r.cfg.get(ctx)
 		if !ok || c.err != nil {
@@ -114,69 +91,16 @@ func (e *operatorAnswer) Error() string {
 	return strings.TrimSuffix(fmt.Sprintf("the receiver answered %d: %s", e.status, e.text), ": ")
 }
 
-func (r *receiver) with(f func(context.Context, config.Receiver) []Finding) func(context.Context) []Finding {
-	return func(ctx context.Context) []Finding {
-		c, ok := r.cfg.get(ctx)
-		if !ok {
-			return timedOut(r.file)
-		}
-		if c.err != nil {
-			return one(unknown("no configuration", "", ""))
-		}
-		return f(ctx, c.v)
-	}
-}
-
-func (r *receiver) told(f func(context.Context, config.Receiver, state.Receiver) []Finding) func(context.Context) []Finding {
-	return r.with(func(ctx context.Context, cfg config.Receiver) []Finding {
-		s, ok := r.state.get(ctx)
-		if !ok {
-			return timedOut(state.ReceiverPath(cfg.RunDir))
-		}
-		if s.err != nil {
-			return one(unknown("the receiver has left no state that can be read", s.err.Error(), "cis490-doctor --only receiver-process").after("receiver-process"))
-		}
-		return f(ctx, cfg, s.v)
-	})
-}
-
 // receiverChecks are those of a receiver.
 func receiverChecks(r *receiver) []Check {
 	cs := []Check{
-		{ID: "receiver-configuration",
-			Looks: "receiver.hcl: there, readable, no syntax error, no unknown attribute, no bad value",
-			Fix:   "the line that the row names; all mistakes: `cis490-receiver check-config`; on NixOS: `services.cis490.receiver.settings`",
-			Run: func(ctx context.Context) []Finding {
-				c, ok := r.cfg.get(ctx)
-				if !ok {
-					return timedOut(r.file)
-				}
-				return one(configurationRow(r.file, "cis490-receiver", "services.cis490.receiver.settings", c.err))
-			}},
-		{ID: "receiver-unit", DependsOn: []string{"receiver-configuration", "state-dir"},
-			Looks: "`systemctl show cis490-receiver`: installed, enabled, not masked, running, not failed, not given up",
-			Fix:   "`systemctl enable --now cis490-receiver`, or what the row says; on NixOS: `services.cis490.receiver.enable = true`",
-			Run: func(ctx context.Context) []Finding {
-				u, ok := r.unit.get(ctx)
-				if !ok {
-					return timedOut("systemctl show " + state.ReceiverUnit)
-				}
-				return one(u.row("services.cis490.receiver.enable"))
-			}},
+		r.configurationCheck(),
+		r.unitCheck("receiver-configuration", "state-dir"),
 		{ID: "receiver-process", DependsOn: []string{"receiver-unit"},
 			Looks: "the receiver's state file and process: it runs, is not stopped by a signal, and its regular work came round lately",
 			Fix:   "`systemctl start cis490-receiver`; for one that is stopped `kill -CONT PID`",
-			Run: r.with(func(ctx context.Context, cfg config.Receiver) []Finding {
-				s, ok := r.state.get(ctx)
-				if !ok {
-					return timedOut(state.ReceiverPath(cfg.RunDir))
-				}
-				p, ok := r.process.get(ctx)
-				if !ok {
-					return timedOut("/proc")
-				}
-				u, _ := r.unit.get(ctx) // without it, no unit is said to run
-				return one(receiverRow(cfg, s, p, u, time.Now()))
+			Run: r.running(func(cfg config.Receiver, s read[state.Receiver], p process, u unit) Finding {
+				return receiverRow(cfg, s, p, u, time.Now())
 			})},
 		{ID: "receiver-workers", DependsOn: []string{"receiver-process"},
 			Looks: "whether each worker of the receiver reported in time: one that hangs on a dead disk does not",
@@ -184,20 +108,7 @@ func receiverChecks(r *receiver) []Check {
 			Run: r.told(func(_ context.Context, _ config.Receiver, s state.Receiver) []Finding {
 				return one(receiverWorkersRow(s))
 			})},
-		{ID: "receiver-restarts", DependsOn: []string{"receiver-workers"},
-			Looks: "how often systemd restarted the receiver, and for what: yellow for one restart lately, red for several",
-			Fix:   "`journalctl -u cis490-receiver -p warning` has why",
-			Run: func(ctx context.Context) []Finding {
-				u, ok := r.unit.get(ctx)
-				if !ok {
-					return timedOut("systemctl show " + state.ReceiverUnit)
-				}
-				l, ok := r.log.get(ctx)
-				if !ok {
-					return timedOut("journalctl -u " + state.ReceiverUnit)
-				}
-				return one(restartsRow(u, l, r.since, time.Now()))
-			}},
+		r.restartsCheck(),
 		{ID: "listen", DependsOn: []string{"receiver-process"},
 			Looks: "whether a connection to the receiver's own address can be made on this machine",
 			Fix:   "`listen` in receiver.hcl; `systemctl restart cis490-receiver`",
@@ -280,17 +191,7 @@ func receiverChecks(r *receiver) []Check {
 			Run: r.with(func(_ context.Context, cfg config.Receiver) []Finding {
 				return one(receiverWindowRow(cfg, time.Now()))
 			})},
-		{ID: "receiver-journal",
-			Looks: "whether the journal of cis490-receiver can be read, is kept over a reboot, and has something in it",
-			Fix:   "`usermod -aG systemd-journal USER`; `mkdir -p /var/log/journal && journalctl --flush`",
-			Run: func(ctx context.Context) []Finding {
-				l, ok := r.log.get(ctx)
-				if !ok {
-					return timedOut("journalctl -u " + state.ReceiverUnit)
-				}
-				u, _ := r.unit.get(ctx)
-				return one(l.row(u, r.since))
-			}},
+		r.journalCheck(),
 	}
 	for i := range cs {
 		cs[i].Role = Receiver
@@ -301,25 +202,15 @@ func receiverChecks(r *receiver) []Check {
 // receiverRow judges whether the receiver runs and its regular work goes on.
 func receiverRow(cfg config.Receiver, s read[state.Receiver], p process, u unit, now time.Time) Finding {
 	path := state.ReceiverPath(cfg.RunDir)
-	const start = "systemctl start cis490-receiver"
-	switch {
-	case errors.Is(s.err, fs.ErrPermission):
-		return unknown("may not read "+path, s.err.Error(), "sudo cis490-doctor")
-	case errors.Is(s.err, fs.ErrNotExist) && u.running():
-		return yellow("the receiver has just started, or has another run_dir", path+" is not there", "systemctl cat cis490-receiver shows its --config; systemctl restart cis490-receiver")
-	case errors.Is(s.err, fs.ErrNotExist):
-		return red("no receiver has run since the last boot", path+" is not there", start)
-	case s.err != nil:
-		return red("the state file can't be read", s.err.Error(), "systemctl restart cis490-receiver")
+	if s.err != nil {
+		return receiverNames.stateless(path, s.err, u, "systemctl cat cis490-receiver shows its --config; systemctl restart cis490-receiver")
 	}
 	st := s.v
 	since := "it last said something " + ago(now, st.UpdatedAt)
-	switch {
-	case p.known && !p.alive:
-		return red("the receiver does not run", fmt.Sprintf("there is no process %d any more; %s", st.PID, since), start)
-	case p.state == 'T' || p.state == 't':
-		return red("the receiver is stopped by a signal", fmt.Sprintf("process %d is in state %c; %s", st.PID, p.state, since), fmt.Sprintf("kill -CONT %d", st.PID))
-	case now.Sub(st.UpdatedAt) > statePatient:
+	if f, ok := receiverNames.lifeless(p, st.PID, since); ok {
+		return f
+	}
+	if now.Sub(st.UpdatedAt) > statePatient {
 		return red("the receiver's regular work has not come round for "+state.Span(now.Sub(st.UpdatedAt)), fmt.Sprintf("process %d; %s", st.PID, since), "systemctl restart cis490-receiver")
 	}
 	return green("the receiver runs since %s, and last progressed %s", st.StartedAt.Format(time.RFC3339), ago(now, st.UpdatedAt))

@@ -29,28 +29,19 @@ const (
 // shipperRow judges whether the shipper runs and its scan loop turns.
 func shipperRow(cfg config.LabHost, s read[state.Shipper], p process, u unit, now time.Time) Finding {
 	path := state.ShipperPath(cfg.RunDir)
-	const start = "systemctl start cis490-shipper"
-	switch {
-	case errors.Is(s.err, fs.ErrPermission):
-		return unknown("may not read "+path, s.err.Error(), "sudo cis490-doctor")
-	case errors.Is(s.err, fs.ErrNotExist) && u.running():
-		return yellow("the shipper has just started, or has another run_dir", path+" is not there", "systemctl reload cis490-shipper; if that changes nothing: systemctl cat cis490-shipper shows its --config")
-	case errors.Is(s.err, fs.ErrNotExist):
-		return red("no shipper has run since the last boot", path+" is not there", start)
-	case s.err != nil:
-		return red("the state file can't be read", s.err.Error(), "systemctl restart cis490-shipper")
+	if s.err != nil {
+		return shipperNames.stateless(path, s.err, u, "systemctl reload cis490-shipper; if that changes nothing: systemctl cat cis490-shipper shows its --config")
 	}
 	st := s.v
 	since := "it last said something " + ago(now, st.WrittenAt)
 	most := 3*cfg.Shipper.ScanInterval + passPatience
 	pass := now.Sub(st.Scan.At)
+	if f, ok := shipperNames.lifeless(p, st.PID, since); ok {
+		return f
+	}
 	switch {
-	case p.known && !p.alive:
-		return red("the shipper does not run", fmt.Sprintf("there is no process %d any more; %s", st.PID, since), start)
-	case p.state == 'T' || p.state == 't':
-		return red("the shipper is stopped by a signal", fmt.Sprintf("process %d is in state %c; %s", st.PID, p.state, since), fmt.Sprintf("kill -CONT %d", st.PID))
 	case st.Stopping:
-		return yellow("the shipper is being stopped", since, start)
+		return yellow("the shipper is being stopped", since, "systemctl start cis490-shipper")
 	case pass > most && now.Sub(st.StartedAt) > most:
 		return red("the shipper's scan loop has not come round for "+state.Span(pass), fmt.Sprintf("process %d; %s; a pass is due every %s", st.PID, since, cfg.Shipper.ScanInterval), "systemctl restart cis490-shipper")
 	case pass < -most:
